@@ -1,0 +1,1 @@
+"""The dispatcher of fernd: the task API, the queue, and the matching of tasks to nodes."""

@@ -1,0 +1,227 @@
+"""What nodes say of the tasks that they hold: accepted, declined, given back, how far, how it ended.
+
+Every one of these changes something only for the lease that the task has now. What comes with an
+old lease is answered with `Abandon`, so that the node stops the work, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from agent.protocol import (
+    LEASE_SECONDS,
+    Abandon,
+    Accept,
+    Begin,
+    Decline,
+    GiveBack,
+    Held,
+    Lease,
+    Outcome,
+    OutcomeAck,
+    Output,
+    Progress,
+)
+from dispatcher.endings import node_lost, of_outcome
+from dispatcher.events import Events
+from dispatcher.leases import Holding, LeaseTable, Stage
+from dispatcher.matching import Matching
+from dispatcher.queue import Queue
+from dispatcher.store.base import Lost, State, Store, Verdict
+
+log = structlog.get_logger()
+
+SHUN_SECONDS = 5.0
+"""A node that declined a task is not asked again for the same revision for so long."""
+
+
+class Attempts:
+    """The attempts under way, and how each of them ends."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        matching: Matching,
+        leases: LeaseTable,
+        events: Events,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._matching = matching
+        self._leases = leases
+        self._events = events
+        self._wall = wall
+        self._monotonic = monotonic
+        self._progress: dict[bytes, Progress] = {}
+        """The newest progress of each lease that is not in the store yet."""
+
+    async def take_up(self) -> None:
+        """Take up what nodes hold by the store and nobody watches over here.
+
+        That is so after a restart, and after a claim whose commit the store could not confirm. Each
+        node has a full lease to come back in, offers too: only the node can tell whether it accepted.
+        """
+        for leased in await self._store.leased():
+            if self._leases.of_task(leased.lease.task) is None:
+                stage = Stage.OFFERED if leased.state is State.OFFERED else Stage.ACCEPTED
+                now = self._monotonic()
+                self._leases.grant(leased.lease, leased.node, leased.revision, now, stage=stage, period=LEASE_SECONDS)
+
+    async def reconcile(self, node: str, held: list[Held]) -> tuple[list[Lease], list[Lease]]:
+        """Settle what a node holds with what is known here, when its session begins.
+
+        Returns:
+            The leases that the node should keep and those that it should abandon.
+        """
+        keep, abandon = [], []
+        for item in held:
+            holding = self._leases.find(item.lease, node)
+            if holding is not None:
+                if holding.stage is Stage.OFFERED:
+                    await self._store.accept(item.lease, node)
+                self._leases.accepted(holding, self._monotonic())
+                keep.append(item.lease)
+            elif await self._store.holds(item.lease, node):
+                keep.append(item.lease)
+            else:
+                abandon.append(item.lease)
+        kept = {lease.token for lease in keep}
+        for holding in self._leases.of_node(node):
+            if holding.lease.token not in kept:
+                self._leases.drop(holding.lease)
+                await self.lost(holding, "the node came back without it")
+        return keep, abandon
+
+    async def accept(self, node: str, message: Accept) -> None:
+        """Record that a node has a task on its disk."""
+        holding = self._leases.find(message.lease, node)
+        if holding is None or not await self._store.accept(message.lease, node):
+            self._refuse(node, message.lease)
+            return
+        self._leases.accepted(holding, self._monotonic())
+        if holding.revision.retries == 0:
+            self._queue.send(node, Begin(message.lease))
+        self._events.publish(message.lease.task, "state", {"state": State.ACCEPTED, "node": node})
+
+    async def decline(self, node: str, message: Decline) -> None:
+        """Put a task back that a node did not take."""
+        holding = self._leases.find(message.lease, node)
+        if holding is None:
+            return
+        log.info("offer declined", task=message.lease.task, node=node, reason=message.reason)
+        self._matching.node_declined(node, holding.revision.key, self._monotonic() + SHUN_SECONDS)
+        self._leases.drop(message.lease)
+        await self._release(holding)
+
+    async def give_back(self, node: str, message: GiveBack) -> None:
+        """Put a task back whose attempt ended without an outcome."""
+        holding = self._leases.find(message.lease, node)
+        if holding is None:
+            return
+        self._leases.drop(message.lease)
+        if message.started:
+            await self.lost(holding, message.reason)
+        else:
+            log.info("task given back", task=message.lease.task, node=node, reason=message.reason)
+            await self._release(holding)
+
+    def progress(self, node: str, message: Progress) -> None:
+        """Show how far an attempt is, and keep the newest for `take_progress`."""
+        holding = self._leases.find(message.lease, node)
+        if holding is None or message.sequence <= holding.sequence:
+            return
+        holding.sequence = message.sequence
+        task = message.lease.task
+        before = self._progress.get(message.lease.token)
+        self._progress[message.lease.token] = message
+        if before is None or before.phase != message.phase:
+            self._events.publish(task, "phase", {"phase": message.phase})
+        if message.pulled is not None:
+            self._events.publish(task, "pull", {"done": message.pulled[0], "total": message.pulled[1]})
+        if message.percent is not None:
+            self._events.publish(task, "progress", {"progress": message.percent, "message": message.message})
+
+    def output(self, node: str, message: Output) -> None:
+        """Show the lines that a function wrote."""
+        if self._leases.find(message.lease, node) is None:
+            return
+        for stream, line in message.lines:
+            text = line.decode("utf-8", "replace")
+            self._events.publish(message.lease.task, "log", {"stream": stream, "line": text})
+
+    async def keep_progress(self) -> None:
+        """Write the newest progress of each task to the store."""
+        pending, self._progress = self._progress, {}
+        for message in pending.values():
+            if self._leases.of_task(message.lease.task) is not None:
+                await self._store.progress(message.lease, message.phase, message.percent, message.message)
+
+    @property
+    def progress_pending(self) -> bool:
+        """Whether `keep_progress` has something to write."""
+        return bool(self._progress)
+
+    async def outcome(self, node: str, message: Outcome) -> None:
+        """Record how an attempt ended, once, and acknowledge it when that is committed."""
+        lease = message.lease
+        # The progress goes first: the store refuses it once the task has ended.
+        progress = self._progress.pop(lease.token, None)
+        if progress is not None and progress.percent is not None:
+            await self._store.progress(lease, progress.phase, progress.percent, progress.message)
+        ended = of_outcome(message, int(self._wall() * 1000))
+        verdict = await self._store.finish(lease, node, ended)
+        holding = self._leases.drop(lease)
+        self._queue.send(node, OutcomeAck(lease, recorded=verdict is not Verdict.STALE))
+        if verdict is Verdict.STALE:
+            log.info("outcome refused", task=lease.task, attempt=lease.attempt, node=node)
+        if verdict is not Verdict.RECORDED:
+            return
+        if holding is not None and holding.revision.reuse:
+            self._matching.node_warmed(node, holding.revision.key)
+        self._end(lease.task, ended.state, ended.status, ended.error)
+
+    async def lost(self, holding: Holding, reason: str) -> None:
+        """Count an attempt as lost: the task goes back, or ends where no attempts are left.
+
+        An offer that was never answered was no attempt: it just goes back.
+        """
+        lease = holding.lease
+        if holding.stage is Stage.OFFERED:
+            self._queue.send(holding.node, Abandon(lease, "stale"))
+            await self._release(holding)
+            return
+        ended = node_lost(lease.attempt, holding.node, reason, int(self._wall() * 1000))
+        verdict = await self._store.lose(lease, ended)
+        if verdict is Lost.STALE:
+            return
+        log.warning("attempt lost", task=lease.task, attempt=lease.attempt, node=holding.node, reason=reason)
+        if verdict is Lost.REQUEUED:
+            self._events.publish(lease.task, "state", {"state": State.QUEUED, "reason": reason})
+            self._queue.put_back(holding.revision)
+        else:
+            self._end(lease.task, ended.state, ended.status, ended.error)
+
+    def expired_while_waiting(self, task_ids: list[str], code: str, status: int) -> None:
+        """Tell the watchers of tasks that ended in the queue."""
+        self._queue.ended_waiting(len(task_ids))
+        for task_id in task_ids:
+            self._end(task_id, State.FINISHED, status, code)
+
+    async def _release(self, holding: Holding) -> None:
+        if await self._store.release(holding.lease):
+            self._events.publish(holding.lease.task, "state", {"state": State.QUEUED})
+            self._queue.put_back(holding.revision)
+
+    def _refuse(self, node: str, lease: Lease) -> None:
+        log.info("stale lease refused", task=lease.task, attempt=lease.attempt, node=node)
+        self._queue.send(node, Abandon(lease, "stale"))
+
+    def _end(self, task_id: str, state: State, status: int, error: str | None) -> None:
+        self._events.publish(task_id, "end", {"state": state, "status": status, "error": error})

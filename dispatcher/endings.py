@@ -1,0 +1,70 @@
+"""How the ending of an attempt becomes the end of a task. Pure.
+
+The codes and statuses are those of contract section 2. A task that has an `error` has no body of its
+own: the API renders the problem document from the code and the sentence.
+"""
+
+from __future__ import annotations
+
+from agent.protocol import Ending, Outcome
+from dispatcher.store.base import Ended, State, result_key
+
+STATUS = {
+    "TIMEOUT": 504,
+    "OOM_KILLED": 500,
+    "CRASHED": 502,
+    "NEVER_READY": 502,
+    "BAD_RESPONSE": 502,
+    "RESULT_TOO_LARGE": 502,
+    "IMAGE_UNAVAILABLE": 503,
+    "NODE_LOST": 503,
+    "NO_CAPABLE_NODE": 503,
+    "CANCELLED": 499,
+}
+"""HTTP status of each way that a task can end without an answer."""
+
+CODE: dict[Ending, str] = {
+    "timeout": "TIMEOUT",
+    "oom": "OOM_KILLED",
+    "crash": "CRASHED",
+    "external_kill": "CRASHED",
+    "never_ready": "NEVER_READY",
+    "bad_response": "BAD_RESPONSE",
+    "result_too_large": "RESULT_TOO_LARGE",
+    "image_unavailable": "IMAGE_UNAVAILABLE",
+    "cancelled": "CANCELLED",
+}
+
+
+def without_answer(code: str, detail: str, now_ms: int) -> Ended:
+    """End a task with an error code and a sentence."""
+    state = State.CANCELLED if code == "CANCELLED" else State.FINISHED
+    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail)
+
+
+def node_lost(attempt: int, node: str, reason: str, now_ms: int) -> Ended:
+    """End a task whose last attempt was lost."""
+    return without_answer(
+        "NODE_LOST", f"attempt {attempt} on node {node} was lost: {reason}; no attempts are left", now_ms
+    )
+
+
+def of_outcome(outcome: Outcome, now_ms: int) -> Ended:
+    """End a task as the node reports it."""
+    answered = outcome.ending == "answered"
+    code = None if answered else CODE[outcome.ending]
+    uploaded = answered and outcome.body is None
+    return Ended(
+        finished_ms=now_ms,
+        status=outcome.status if code is None else STATUS[code],
+        headers=outcome.headers if answered else [],
+        body=outcome.body if answered else b"",
+        body_size=outcome.body_size if uploaded else len(outcome.body or b"") if answered else 0,
+        body_key=result_key(outcome.lease) if uploaded else None,
+        state=State.CANCELLED if code == "CANCELLED" else State.FINISHED,
+        error=code,
+        detail=outcome.detail,
+        spans=outcome.spans,
+        cold=outcome.cold,
+        log=outcome.log,
+    )

@@ -1,0 +1,120 @@
+"""What happens to tasks, for whoever watches or waits.
+
+Events are for eyes: they are kept in memory, a bounded number for each task that is under way, and
+the store remains the truth. A watcher that falls behind misses the oldest ones and sees the gap in
+the ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from msgspec import Struct
+
+KEPT = 256
+"""Events kept for each task."""
+
+RECENT = 4096
+"""Ended tasks remembered, so that one that ends just before somebody waits for it is not missed."""
+
+Kind = Literal["state", "phase", "pull", "progress", "log", "end"]
+
+
+class Event(Struct, frozen=True):
+    """One thing that happened to a task. Ids count up from 1 within a task."""
+
+    id: int
+    kind: Kind
+    content: dict[str, Any]
+
+
+class _Channel:
+    """The last events of one task and those who wait for the next."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque(maxlen=KEPT)
+        self.count = 0
+        self.news = asyncio.Event()
+        self.ended = False
+
+    def after(self, last: int) -> list[Event]:
+        return [event for event in self.events if event.id > last]
+
+
+class Events:
+    """The board on which the queue writes and from which the API reads."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, _Channel] = {}
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._recent: dict[str, None] = {}
+        self.ended: Counter[str] = Counter()
+        """Tasks that ended, by error code; ``OK`` for an answer."""
+
+    def publish(self, task_id: str, kind: Kind, content: dict[str, Any]) -> None:
+        """Write an event. ``end`` is the last one of a task."""
+        channel = self._channels.get(task_id)
+        if channel is None:
+            channel = self._channels[task_id] = _Channel()
+        channel.count += 1
+        channel.events.append(Event(channel.count, kind, content))
+        channel.news.set()
+        if kind == "end":
+            channel.ended = True
+            self.ended[content["error"] or "OK"] += 1
+            del self._channels[task_id]
+            self._recent[task_id] = None
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+            for future in self._waiting.pop(task_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    async def finished(self, task_id: str, seconds: float) -> bool:
+        """Wait until a task ends; False when it has not within so many seconds.
+
+        A task that ended long ago is not known here: ask the store first.
+        """
+        if task_id in self._recent:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(task_id, set())
+        waiting.add(future)
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            waiting.discard(future)
+            if not waiting and self._waiting.get(task_id) is waiting:
+                del self._waiting[task_id]
+        return True
+
+    async def watch(self, task_id: str, after: int | None) -> AsyncIterator[Event]:
+        """Give the events of a task that is under way, from the one after ``after``, to its ``end``.
+
+        Nothing comes for a task that ended meanwhile.
+
+        Args:
+            after: Id of the last event seen. One that is unknown here (the dispatcher was
+                restarted meanwhile) counts as none.
+        """
+        if task_id in self._recent:
+            return
+        channel = self._channels.get(task_id)
+        if channel is None:
+            channel = self._channels[task_id] = _Channel()
+        last = after if after is not None and after <= channel.count else 0
+        while True:
+            channel.news.clear()
+            for event in channel.after(last):
+                yield event
+                last = event.id
+            if channel.ended and last >= channel.count:
+                return
+            if channel.count == last:
+                await channel.news.wait()

@@ -1,0 +1,138 @@
+"""Who holds which task, and until when. Pure: time is given to it, and is monotonic.
+
+Leases live here and not in the store, so that a wall clock that jumps changes nothing. The store
+holds what fences them: task, attempt, token and node. A dispatcher that starts takes up what it
+finds there with a full period for each, which gives every node the time to come back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import Enum
+
+from msgspec import Struct
+
+from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
+
+
+class Stage(Enum):
+    """How far a lease is."""
+
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+
+
+class Holding(Struct):
+    """One task in the hands of one node.
+
+    Attributes:
+        deadline: Monotonic seconds: the answer to the offer is due, or the next renewal.
+        sequence: Of the last progress taken; see `agent.protocol.Progress`.
+    """
+
+    lease: Lease
+    node: str
+    revision: Revision
+    stage: Stage
+    deadline: float
+    sequence: int = 0
+
+
+class LeaseTable:
+    """All holdings of the nodes whose sessions are here."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[bytes, Holding] = {}
+        self._by_task: dict[str, bytes] = {}
+        self._by_node: dict[str, set[bytes]] = {}
+        self._deadlines: list[tuple[float, bytes]] = []
+        """A heap. A renewal leaves its entry where it is; `due` puts it back with the new deadline."""
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def grant(
+        self,
+        lease: Lease,
+        node: str,
+        revision: Revision,
+        now: float,
+        *,
+        stage: Stage = Stage.OFFERED,
+        period: float = OFFER_SECONDS,
+    ) -> Holding:
+        """Give a task to a node for so many seconds. An earlier lease of the same task ends."""
+        earlier = self._by_task.get(lease.task)
+        if earlier is not None:
+            self._remove(earlier)
+        holding = Holding(lease, node, revision, stage, now + period)
+        self._by_token[lease.token] = holding
+        self._by_task[lease.task] = lease.token
+        self._by_node.setdefault(node, set()).add(lease.token)
+        heapq.heappush(self._deadlines, (holding.deadline, lease.token))
+        return holding
+
+    def find(self, lease: Lease, node: str) -> Holding | None:
+        """Give the holding that a node names, if it is this node's and this very lease."""
+        holding = self._by_token.get(lease.token)
+        if holding is None or holding.node != node or holding.lease != lease:
+            return None
+        return holding
+
+    def of_task(self, task: str) -> Holding | None:
+        """Give the holding of a task."""
+        token = self._by_task.get(task)
+        return self._by_token[token] if token is not None else None
+
+    def of_node(self, node: str) -> list[Holding]:
+        """List what a node holds."""
+        return [self._by_token[token] for token in self._by_node.get(node, ())]
+
+    def accepted(self, holding: Holding, now: float) -> None:
+        """Note that the node took the offer."""
+        holding.stage = Stage.ACCEPTED
+        holding.deadline = now + LEASE_SECONDS
+
+    def renew(self, lease: Lease, node: str, now: float) -> bool:
+        """Give an accepted lease another full period; False where it is not the node's."""
+        holding = self.find(lease, node)
+        if holding is None:
+            return False
+        if holding.stage is Stage.ACCEPTED:
+            holding.deadline = now + LEASE_SECONDS
+        return True
+
+    def drop(self, lease: Lease) -> Holding | None:
+        """End a lease; None where it had ended already."""
+        holding = self._by_token.get(lease.token)
+        if holding is None or holding.lease != lease:
+            return None
+        self._remove(lease.token)
+        return holding
+
+    def due(self, now: float) -> list[Holding]:
+        """End and give the leases whose deadline has passed."""
+        ended = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, token = heapq.heappop(self._deadlines)
+            holding = self._by_token.get(token)
+            if holding is None:
+                continue
+            if holding.deadline > now:
+                heapq.heappush(self._deadlines, (holding.deadline, token))
+                continue
+            self._remove(token)
+            ended.append(holding)
+        return ended
+
+    def next_deadline(self) -> float | None:
+        """Say when to call `due` next, at the latest; None while nobody holds anything."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _remove(self, token: bytes) -> None:
+        holding = self._by_token.pop(token)
+        del self._by_task[holding.lease.task]
+        tokens = self._by_node[holding.node]
+        tokens.discard(token)
+        if not tokens:
+            del self._by_node[holding.node]

@@ -1,0 +1,272 @@
+"""Tasks from their creation to an offer: committed, matched, claimed, offered.
+
+The store decides who gets a task; what is kept here (how many wait, which nodes have room) only
+says where asking it is worth the while, and mends itself: a count that is too high costs a claim
+that finds nothing, and the sweeper recounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from secrets import token_bytes
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from agent.protocol import Abandon, DispatcherMessage, Offer, Revision
+from dispatcher.endings import without_answer
+from dispatcher.events import Events
+from dispatcher.leases import LeaseTable
+from dispatcher.matching import Match, Matching
+from dispatcher.store.base import Claim, NewTask, State, Store, StoreUnavailable, Task
+
+log = structlog.get_logger()
+
+BATCH = 64
+"""Matches that are claimed together."""
+
+RETRY_SECONDS = 1.0
+"""After the store failed, matching rests for so long."""
+
+
+class QueueFull(Exception):
+    """No more tasks are taken for now.
+
+    Attributes:
+        retry_after: Seconds after which asking again is worth the while.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("the queue is full")
+        self.retry_after = retry_after
+
+
+class Limits(Struct, frozen=True):
+    """What the queue holds to.
+
+    Attributes:
+        queue_length: Tasks that may wait.
+        result_bytes: Bytes that an answer may have.
+        no_capable_seconds: How long a task waits while no connected node could ever run it.
+    """
+
+    queue_length: int = 100_000
+    result_bytes: int = 32 * 1024 * 1024
+    no_capable_seconds: float = 300
+
+
+class Outlet(Protocol):
+    """A node's session, as the queue sees it."""
+
+    def send(self, *messages: DispatcherMessage) -> None:
+        """Send messages, in this order. Nothing happens where the session has ended."""
+
+    def close(self, reason: str, retry_after: float = 0) -> None:
+        """Say goodbye and end the session."""
+
+
+class Queue:
+    """The tasks that wait, and the way from there to a node."""
+
+    def __init__(
+        self,
+        store: Store,
+        matching: Matching,
+        leases: LeaseTable,
+        events: Events,
+        limits: Limits,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        new_token: Callable[[], bytes] = lambda: token_bytes(16),
+    ) -> None:
+        self._store = store
+        self._matching = matching
+        self._leases = leases
+        self._events = events
+        self._limits = limits
+        self._wall = wall
+        self._monotonic = monotonic
+        self._new_token = new_token
+        self._outlets: dict[str, Outlet] = {}
+        self._wake = asyncio.Event()
+        self.waiting = 0
+        """Tasks that wait, as far as is known here."""
+
+    # callers
+
+    async def submit(self, new: NewTask) -> str:
+        """Queue a task. When this returns, the task is committed.
+
+        Returns:
+            The task's id; an earlier task's where the idempotency key was used before.
+
+        Raises:
+            QueueFull: Too many tasks wait.
+            KeyReused: The idempotency key was used for something else.
+            StoreUnavailable: Nothing is known of the task; the caller may ask again with the same key.
+        """
+        if self.waiting >= self._limits.queue_length:
+            raise QueueFull(retry_after=5)
+        task_id = await self._store.create_task(new)
+        if task_id == new.id:
+            self._events.publish(task_id, "state", {"state": State.QUEUED})
+            self.put_back(new.revision)
+        return task_id
+
+    async def cancel(self, account: str, task_id: str) -> tuple[Task, bool] | None:
+        """End a task for its owner and call it back from its node.
+
+        Returns:
+            The task as it stood before and whether this call ended it; None where there is no such task.
+        """
+        ended = without_answer("CANCELLED", "cancelled by its owner", self._now_ms())
+        found = await self._store.cancel(account, task_id, ended)
+        if found is None:
+            return None
+        task, cancelled = found
+        if cancelled:
+            if task.state is State.QUEUED:
+                self.waiting = max(0, self.waiting - 1)
+            holding = self._leases.of_task(task_id)
+            if holding is not None:
+                self._leases.drop(holding.lease)
+                self.send(holding.node, Abandon(holding.lease, "cancelled"))
+            self._events.publish(task_id, "end", {"state": ended.state, "status": ended.status, "error": ended.error})
+        return task, cancelled
+
+    # sessions
+
+    def seat(self, node_id: str, outlet: Outlet) -> None:
+        """Let offers for a node go out through its session."""
+        self._outlets[node_id] = outlet
+        self._wake.set()
+
+    def unseat(self, node_id: str, outlet: Outlet) -> None:
+        """End what `seat` began, unless a newer session of the node has taken the place."""
+        if self._outlets.get(node_id) is outlet:
+            del self._outlets[node_id]
+            self._matching.node_left(node_id)
+
+    def outlet(self, node_id: str) -> Outlet | None:
+        """Give the session of a node, if it has one here."""
+        return self._outlets.get(node_id)
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes have a session here."""
+        return len(self._outlets)
+
+    def send(self, node_id: str, *messages: DispatcherMessage) -> None:
+        """Send to a node, if it has a session here; otherwise its next hello settles the matter."""
+        outlet = self._outlets.get(node_id)
+        if outlet is not None:
+            outlet.send(*messages)
+
+    def room_changed(self) -> None:
+        """Look for matches again: a node has more credit, or other capabilities."""
+        self._wake.set()
+
+    # tasks that wait
+
+    def put_back(self, revision: Revision, count: int = 1) -> None:
+        """Note that so many more tasks of a revision are in the store, waiting."""
+        self.waiting += count
+        self._matching.added(revision, count)
+        self._wake.set()
+
+    def ended_waiting(self, count: int) -> None:
+        """Note that so many tasks ended while they waited."""
+        self.waiting = max(0, self.waiting - count)
+
+    async def recount(self) -> None:
+        """Make what is known of the waiting tasks agree with the store."""
+        marks = {revision.key: self._matching.mark(revision.key) for revision in self._matching.waiting()}
+        counted = await self._store.queued()
+        self.waiting = sum(count for _, count in counted)
+        for revision, count in counted:
+            if revision.key not in marks:
+                self._matching.added(revision, count)
+        self._wake.set()
+
+    async def pump(self) -> None:
+        """Match, claim and offer, for as long as the dispatcher runs."""
+        while True:
+            matches = self._take_matches()
+            if not matches:
+                await self._rest()
+                continue
+            grouped: dict[tuple[str, str], list[Match]] = defaultdict(list)
+            for match in matches:
+                grouped[match.revision.key, match.node].append(match)
+            results = await asyncio.gather(*map(self._claim, grouped.values()))
+            if not all(results):
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _take_matches(self) -> list[Match]:
+        now = self._monotonic()
+        matches: list[Match] = []
+        while len(matches) < BATCH and (match := self._matching.next(now)) is not None:
+            matches.append(match)
+        return matches
+
+    async def _rest(self) -> None:
+        now = self._monotonic()
+        again = self._matching.wake_at(now)
+        try:
+            async with asyncio.timeout(None if again is None else max(0.0, again - now)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _claim(self, matches: list[Match]) -> bool:
+        """Claim for matches of one revision with one node; False where the store failed."""
+        node, revision = matches[0].node, matches[0].revision
+        mark = self._matching.mark(revision.key)
+        try:
+            claims = await self._store.claim(revision.key, node, [self._new_token() for _ in matches], self._now_ms())
+        except StoreUnavailable as error:
+            log.warning("claim failed", node=node, error=str(error))
+            for match in matches:
+                self._matching.settle(match)
+            # Whether it was committed is not known. What was is seen by the recount, or by the sweeper
+            # when the store is back: nobody holds it.
+            self._matching.added(revision, len(matches))
+            return False
+        self.waiting = max(0, self.waiting - len(claims))
+        for match, claim in zip(matches, claims, strict=False):
+            self._offer(match, claim)
+        for match in matches[len(claims) :]:
+            self._matching.settle(match)
+        if len(claims) < len(matches):
+            self._matching.found_fewer(revision.key, mark)
+        return True
+
+    def _offer(self, match: Match, claim: Claim) -> None:
+        task = claim.lease.task
+        self._leases.grant(claim.lease, match.node, claim.revision, self._monotonic())
+        self._events.publish(
+            task, "state", {"state": State.OFFERED, "node": match.node, "attempt": claim.lease.attempt}
+        )
+        # A session that has ended meanwhile leaves the offer without an answer, and the sweeper puts it back.
+        self.send(
+            match.node,
+            Offer(
+                match.number,
+                claim.lease,
+                claim.revision,
+                hold=claim.revision.retries == 0,
+                query=claim.query,
+                headers=claim.headers,
+                body=claim.body,
+                body_size=claim.body_size,
+            ),
+        )
+
+    def _now_ms(self) -> int:
+        return int(self._wall() * 1000)

@@ -1,0 +1,317 @@
+"""One node's WebSocket, from the hello to the goodbye.
+
+A session trusts nothing: what breaks it ends the session, never the dispatcher, and what the node
+held stays leased until the lease ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import WSCloseCode, web
+
+from agent.protocol import (
+    FRAME_LIMIT,
+    SILENCE_SECONDS,
+    SUBPROTOCOL,
+    Accept,
+    Capabilities,
+    Credit,
+    CreditNotice,
+    Decline,
+    DispatcherHeartbeat,
+    DispatcherHello,
+    GiveBack,
+    Load,
+    NodeGoodbye,
+    NodeHeartbeat,
+    NodeHello,
+    NodeMessage,
+    Outcome,
+    Output,
+    Progress,
+)
+from dispatcher.attempts import Attempts
+from dispatcher.leases import LeaseTable
+from dispatcher.matching import Matching
+from dispatcher.queue import Limits, Queue
+from dispatcher.store.base import Node, Store, StoreUnavailable
+from dispatcher.wire import Broken, Wire
+
+log = structlog.get_logger()
+
+HELLO_SECONDS = 10.0
+UNDER_WAY = 256
+"""Messages of one node that may await the store at a time; beyond that its socket is not read."""
+
+STORE_RETRY_SECONDS = 2.0
+
+
+class Presence(msgspec.Struct):
+    """What is known of a node that has a session here. Times are milliseconds since the epoch."""
+
+    version: str
+    capabilities: Capabilities
+    credit: Credit
+    connected_ms: int
+    seen_ms: int
+    images: list[str]
+    warm: list[str]
+    load: Load = Load()
+    available: bool = True
+    reason: str = ""
+
+    @property
+    def running(self) -> int:
+        """Tasks that run on the node."""
+        return self.load.running
+
+
+class Sessions:
+    """All sessions of this dispatcher."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        attempts: Attempts,
+        matching: Matching,
+        leases: LeaseTable,
+        *,
+        limits: Limits,
+        version: str,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._attempts = attempts
+        self._matching = matching
+        self._leases = leases
+        self._limits = limits
+        self._version = version
+        self._wall = wall
+        self._monotonic = monotonic
+        self._presence: dict[str, Presence] = {}
+        self._open: set[Wire] = set()
+        self._work: set[asyncio.Task[None]] = set()
+        """What nodes said and the store has not confirmed yet. It outlives the session that it came by."""
+        self._stopping = False
+
+    def presence(self, node_id: str) -> Presence | None:
+        """Give what is known of a node that is connected here."""
+        return self._presence.get(node_id)
+
+    async def node_removed(self, node_id: str) -> None:
+        """Close the session of a node at once and put its tasks back."""
+        outlet = self._queue.outlet(node_id)
+        if outlet is not None:
+            outlet.close("the node was removed")
+            self._queue.unseat(node_id, outlet)
+        for holding in self._leases.of_node(node_id):
+            self._leases.drop(holding.lease)
+            await self._attempts.lost(holding, "the node was removed")
+
+    def close_all(self, reason: str, retry_after: float) -> None:
+        """Say goodbye to every node, and take no new sessions."""
+        self._stopping = True
+        for session in self._open:
+            session.close(reason, retry_after)
+
+    async def serve(self, request: web.Request, node: Node) -> web.WebSocketResponse:
+        """Speak with a node that has proved who it is, until either side ends the session."""
+        ws = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False, max_msg_size=FRAME_LIMIT, timeout=5.0)
+        await ws.prepare(request)
+        session = Wire(ws)
+        if self._stopping:
+            session.close("the dispatcher stops", retry_after=1.0)
+        self._open.add(session)
+        code, reason = WSCloseCode.OK, "goodbye"
+        try:
+            await self._converse(session, node)
+        except* Broken as group:
+            broken = _first(group)
+            code, reason = broken.code, broken.reason
+        except* StoreUnavailable as group:
+            log.warning("session ends, the store does not answer", node=node.id, error=str(group.exceptions[0]))
+            code, reason = WSCloseCode.TRY_AGAIN_LATER, "the store does not answer"
+        except* ConnectionError:
+            code, reason = WSCloseCode.GOING_AWAY, "the connection broke"
+        finally:
+            self._open.discard(session)
+            self._leave(node, session)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await ws.close(code=code, message=reason.encode())
+        log.info("session ended", node=node.id, reason=reason, code=int(ws.close_code or code))
+        return ws
+
+    async def _converse(self, session: Wire, node: Node) -> None:
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(session.write(), name="session writer")
+            hello = await self._hello(session)
+            if hello is not None:
+                await self._welcome(session, node, hello)
+                await self._listen(session, node)
+            writer.cancel()
+
+    async def _hello(self, session: Wire) -> NodeHello | None:
+        messages = await session.read(HELLO_SECONDS)
+        if messages is None:
+            return None
+        if len(messages) != 1 or not isinstance(messages[0], NodeHello):
+            raise Broken(WSCloseCode.PROTOCOL_ERROR, "the first message is a hello")
+        return messages[0]
+
+    async def _welcome(self, session: Wire, node: Node, hello: NodeHello) -> None:
+        now_ms = self._now_ms()
+        earlier = self._queue.outlet(node.id)
+        if earlier is not None:
+            earlier.close("the node has begun another session")
+            self._queue.unseat(node.id, earlier)
+        keep, abandon = await self._attempts.reconcile(node.id, hello.held)
+        await self._keep_seen(node, hello.version, hello.capabilities)
+        # Once more: another session may have come to its seat while this one awaited the store.
+        earlier = self._queue.outlet(node.id)
+        if earlier is not None:
+            raise Broken(WSCloseCode.GOING_AWAY, "the node has begun another session")
+        self._presence[node.id] = Presence(
+            hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
+        )
+        session.send(DispatcherHello(self._version, keep, abandon, self._limits.result_bytes, now_ms))
+        self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
+        self._queue.seat(node.id, session)
+        log.info("session began", node=node.id, version=hello.version, keep=len(keep), abandon=len(abandon))
+
+    def _leave(self, node: Node, session: Wire) -> None:
+        if self._queue.outlet(node.id) is session:
+            self._presence.pop(node.id, None)
+            self._queue.unseat(node.id, session)
+
+    async def _listen(self, session: Wire, node: Node) -> None:
+        room = asyncio.Semaphore(UNDER_WAY)
+        while (messages := await session.read(SILENCE_SECONDS)) is not None:
+            presence = self._presence.get(node.id)
+            if presence is None or self._queue.outlet(node.id) is not session:
+                return
+            presence.seen_ms = self._now_ms()
+            for message in messages:
+                if isinstance(message, NodeGoodbye):
+                    await self._goodbye(node, message)
+                    return
+                work = self._take(session, node, presence, message)
+                if work is not None:
+                    # Tasks start in the order of their making, and the store keeps the order of its
+                    # callers: an accept is written before the outcome that follows it.
+                    await room.acquire()
+                    task = asyncio.create_task(self._finish(work, session, node, room))
+                    self._work.add(task)
+                    task.add_done_callback(self._work.discard)
+
+    async def _finish(self, work: Awaitable[None], session: Wire, node: Node, room: asyncio.Semaphore) -> None:
+        """See one message through. Where the store fails, the node repeats it in its next session."""
+        try:
+            await work
+        except StoreUnavailable as error:
+            log.warning("the store does not answer, session ends", node=node.id, error=str(error))
+            session.close("the store does not answer", STORE_RETRY_SECONDS)
+        except Exception:
+            log.exception("message failed, session ends", node=node.id)
+            session.close("internal error", STORE_RETRY_SECONDS)
+        finally:
+            room.release()
+
+    async def drained(self) -> None:
+        """Return when everything that nodes said is settled."""
+        while self._work:
+            await asyncio.wait(set(self._work))
+
+    def _take(self, session: Wire, node: Node, presence: Presence, message: NodeMessage) -> Awaitable[None] | None:
+        """Take in one message; what is given back is to be awaited beside the reading."""
+        match message:
+            case Accept():
+                self._credit(node, presence, message.credit)
+                return self._attempts.accept(node.id, message)
+            case Decline():
+                self._credit(node, presence, message.credit)
+                return self._attempts.decline(node.id, message)
+            case GiveBack():
+                self._credit(node, presence, message.credit)
+                return self._attempts.give_back(node.id, message)
+            case Outcome():
+                if message.credit is not None:
+                    self._credit(node, presence, message.credit)
+                return self._attempts.outcome(node.id, message)
+            case NodeHeartbeat():
+                self._heartbeat(session, node, presence, message)
+            case CreditNotice():
+                self._credit(node, presence, message.credit)
+            case Progress():
+                self._attempts.progress(node.id, message)
+            case Output():
+                self._attempts.output(node.id, message)
+            case _:
+                raise Broken(WSCloseCode.PROTOCOL_ERROR, "a hello comes once")
+        return None
+
+    def _credit(self, node: Node, presence: Presence, credit: Credit) -> None:
+        presence.credit = credit
+        self._matching.node_changed(node.id, credit=credit)
+        self._queue.room_changed()
+
+    def _heartbeat(self, session: Wire, node: Node, presence: Presence, message: NodeHeartbeat) -> None:
+        now = self._monotonic()
+        for lease in message.leases:
+            self._leases.renew(lease, node.id, now)
+        presence.capabilities = message.capabilities
+        presence.credit = message.credit
+        presence.load = message.load
+        presence.available = message.available
+        presence.reason = message.reason
+        if message.images is not None:
+            presence.images = message.images
+        if message.warm is not None:
+            presence.warm = message.warm
+        self._matching.node_changed(
+            node.id,
+            credit=message.credit,
+            capabilities=message.capabilities,
+            available=message.available,
+            images=message.images,
+            warm=message.warm,
+        )
+        self._queue.room_changed()
+        session.send(DispatcherHeartbeat(message.sent, self._now_ms()))
+
+    async def _goodbye(self, node: Node, message: NodeGoodbye) -> None:
+        log.info("node says goodbye", node=node.id, reason=message.reason)
+        for holding in self._leases.of_node(node.id):
+            self._leases.drop(holding.lease)
+            await self._attempts.lost(holding, "the node left")
+
+    async def _keep_seen(self, node: Node, version: str, capabilities: Capabilities) -> None:
+        await self._store.node_seen(node.id, self._now_ms(), version, msgspec.json.encode(capabilities))
+
+    async def keep_all_seen(self) -> None:
+        """Write down when each connected node was last heard of."""
+        for node_id, presence in list(self._presence.items()):
+            await self._store.node_seen(
+                node_id, presence.seen_ms, presence.version, msgspec.json.encode(presence.capabilities)
+            )
+
+    def _now_ms(self) -> int:
+        return int(self._wall() * 1000)
+
+
+def _first(group: BaseExceptionGroup[Broken]) -> Broken:
+    """Give the first of what broke a session, however deep it lies."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if not isinstance(found, Broken):
+        raise found
+    return found

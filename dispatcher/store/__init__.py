@@ -1,0 +1,1 @@
+"""Where the dispatcher keeps what it promised: one Protocol (`base`), one module for each database."""

@@ -1,0 +1,388 @@
+"""What a store does, and the rows that it gives.
+
+A method returns when what it wrote is committed: whoever awaits it may answer a caller. Writes about
+an attempt carry its `Lease` and change nothing when that is not the task's present one. A store
+knows no clock: times are given to it, in whole milliseconds since the epoch, and are for people;
+leases expire by the dispatcher's monotonic clock, never by what is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from agent.protocol import Headers, Lease, Log, Phase, Revision, Spans
+
+CHUNK = 256 * 1024
+"""Bodies larger than this are kept and read in pieces of so many bytes."""
+
+
+def result_key(lease: Lease) -> str:
+    """Name the body of a result that is uploaded beside the session, before its outcome is recorded."""
+    return f"result:{lease.task}:{lease.token.hex()}"
+
+
+class StoreUnavailable(Exception):
+    """The database does not answer, or cannot write. Nothing was changed, or nothing is known of it."""
+
+
+class State(StrEnum):
+    """Where a task stands. Between accepted and finished, `Task.phase` says more."""
+
+    QUEUED = "queued"
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class Account(Struct, frozen=True):
+    """Whoever owns functions, tasks and nodes."""
+
+    id: str
+    name: str
+
+
+class Function(Struct, frozen=True):
+    """A function as its owner sees it, with its newest revision."""
+
+    id: str
+    account: str
+    name: str
+    description: str
+    lang: str
+    type: str
+    created_ms: int
+    revision: Revision
+
+
+class Node(Struct, frozen=True):
+    """A machine that joined. `capabilities_json` is what it last said of itself."""
+
+    id: str
+    account: str
+    description: str
+    disabled: bool
+    joined_ms: int
+    seen_ms: int | None
+    version: str
+    capabilities_json: bytes
+
+
+class NewTask(Struct, frozen=True):
+    """A task as it is created.
+
+    Attributes:
+        body: The input where it is at most `CHUNK` bytes, else None and `body_key` names a body
+            that was written with `Store.write_body`.
+        idempotency_key: The caller's key, or None.
+        fingerprint: Hash of what was asked, so that a key used again for something else is seen.
+    """
+
+    id: str
+    account: str
+    revision: Revision
+    issued_ms: int
+    query: str
+    headers: Headers
+    body: bytes | None
+    body_size: int
+    body_key: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+
+
+class Task(Struct, frozen=True):
+    """A task as it stands, without its bodies.
+
+    Attributes:
+        status: 0 until it is finished, then the HTTP status of the result.
+        error: Code of contract section 2, or None.
+        detail: The sentence that goes with `error`.
+    """
+
+    id: str
+    account: str
+    revision: Revision
+    state: State
+    phase: Phase | None
+    attempt: int
+    issued_ms: int
+    assigned_ms: int | None
+    finished_ms: int | None
+    progress: int
+    progress_message: str
+    node: str | None
+    status: int
+    error: str | None
+    detail: str
+    spans: Spans | None
+    cold: bool | None
+
+
+class TaskLine(Struct, frozen=True):
+    """A task as a list shows it."""
+
+    id: str
+    issued_ms: int
+    progress: int
+    status: int
+
+
+class Claim(Struct, frozen=True):
+    """A queued task that now belongs to a node: what an offer needs."""
+
+    lease: Lease
+    revision: Revision
+    query: str
+    headers: Headers
+    body: bytes | None
+    body_size: int
+
+
+class Leased(Struct, frozen=True):
+    """A task that some node holds, as found when the dispatcher starts."""
+
+    lease: Lease
+    node: str
+    revision: Revision
+    state: State
+
+
+class Ended(Struct, frozen=True):
+    """The end of a task as the store records it.
+
+    Attributes:
+        body: The result where it is at most `CHUNK` bytes, else None and `body_key` names it.
+        state: FINISHED or CANCELLED.
+    """
+
+    finished_ms: int
+    status: int
+    headers: Headers
+    body: bytes | None
+    body_size: int
+    body_key: str | None = None
+    state: State = State.FINISHED
+    error: str | None = None
+    detail: str = ""
+    spans: Spans = Spans()
+    cold: bool | None = None
+    log: Log = Log()
+
+
+class Result(Struct, frozen=True):
+    """What `/result` answers. `body` is None where the body must be read with `Store.read_body`."""
+
+    status: int
+    headers: Headers
+    body: bytes | None
+    body_size: int
+    body_key: str | None
+
+
+class Verdict(StrEnum):
+    """What became of a write that carried a lease."""
+
+    RECORDED = "recorded"
+    REPEATED = "repeated"
+    """The same lease had ended the task already: the first answer stands, and was this node's."""
+    STALE = "stale"
+
+
+class Lost(StrEnum):
+    """What became of a task whose attempt was lost."""
+
+    REQUEUED = "requeued"
+    EXHAUSTED = "exhausted"
+    """No attempts are left: it ended with the given `Ended`."""
+    STALE = "stale"
+
+
+class NameTaken(Exception):
+    """The account has a function of that name already."""
+
+
+class KeyReused(Exception):
+    """The idempotency key was used for something else."""
+
+
+class NodeTaken(Exception):
+    """The node id belongs to another account."""
+
+
+class NodeDisabled(Exception):
+    """The node was removed; its owner must restore it first."""
+
+
+class Store(Protocol):
+    """The dispatcher's memory. Every method may raise `StoreUnavailable`."""
+
+    async def open(self) -> None:
+        """Connect and migrate."""
+
+    async def close(self) -> None:
+        """Commit what is under way and let go."""
+
+    async def ping(self) -> None:
+        """Return if the database can be read and written and its migrations are done."""
+
+    # access
+
+    async def has_accounts(self) -> bool:
+        """Say whether this store was ever set up."""
+
+    async def add_account(self, account: Account) -> None:
+        """Make an account."""
+
+    async def add_token(self, token_hash: bytes, account: str, name: str, created_ms: int) -> None:
+        """Let the token with this hash speak for an account."""
+
+    async def account_of_token(self, token_hash: bytes) -> str | None:
+        """Find whom a token speaks for."""
+
+    async def add_join_token(self, token_hash: bytes, account: str, created_ms: int, expires_ms: int) -> None:
+        """Let the token with this hash join nodes to an account until it expires."""
+
+    async def account_of_join_token(self, token_hash: bytes, now_ms: int) -> str | None:
+        """Find for whom a join token that has not expired may join nodes."""
+
+    # functions
+
+    async def add_function(self, function: Function) -> None:
+        """Make a function with its first revision.
+
+        Raises:
+            NameTaken: Another function of the account has its name.
+        """
+
+    async def function(self, account: str, function_id: str) -> Function | None:
+        """Find a function of an account."""
+
+    async def function_named(self, account: str, name: str) -> Function | None:
+        """Find a function of an account by its name."""
+
+    async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
+        """List functions, newest first, starting below the id ``before``."""
+
+    async def change_function(self, function: Function, expected: int) -> bool:
+        """Store a function whose newest revision has number ``expected``; False where it has another by now.
+
+        Raises:
+            NameTaken: Another function of the account has its name.
+        """
+
+    async def remove_function(self, account: str, function_id: str) -> bool:
+        """Remove a function. Its tasks keep their revision and go on."""
+
+    # nodes
+
+    async def join_node(
+        self, node_id: str, account: str, description: str, credential_hash: bytes, now_ms: int
+    ) -> None:
+        """Make a node, or give the account's own node a new credential; the old one ends.
+
+        Raises:
+            NodeTaken: The node belongs to another account.
+            NodeDisabled: The node was removed and not restored.
+        """
+
+    async def node_of_credential(self, node_id: str, credential_hash: bytes) -> Node | None:
+        """Find a node by its id and credential, disabled or not."""
+
+    async def node(self, account: str, node_id: str) -> Node | None:
+        """Find a node of an account."""
+
+    async def nodes(self, account: str, limit: int, after: str | None) -> list[Node]:
+        """List nodes by id, starting above ``after``."""
+
+    async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
+        """Remove or restore a node; False where there is none."""
+
+    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> None:
+        """Keep what a node last said of itself."""
+
+    # tasks
+
+    async def create_task(self, new: NewTask) -> str:
+        """Queue a task and give its id: another's where the idempotency key was used for the same before.
+
+        Raises:
+            KeyReused: The idempotency key was used for something else.
+        """
+
+    async def task(self, account: str, task_id: str) -> Task | None:
+        """Find a task of an account."""
+
+    async def tasks(
+        self, account: str, limit: int, before: str | None, function_id: str | None, state: str | None
+    ) -> list[TaskLine]:
+        """List tasks, newest first, starting below the id ``before``.
+
+        Args:
+            state: A `State`, or a phase, which means accepted and in that phase.
+        """
+
+    async def result(self, account: str, task_id: str) -> Result | None:
+        """Give the result of a finished or cancelled task."""
+
+    async def log(self, account: str, task_id: str) -> Log | None:
+        """Give the captured log of a finished or cancelled task."""
+
+    async def queued(self) -> list[tuple[Revision, int]]:
+        """Count what waits, by revision: what a dispatcher must know when it starts."""
+
+    async def leased(self) -> list[Leased]:
+        """List what nodes hold."""
+
+    async def claim(self, revision_key: str, node_id: str, tokens: Sequence[bytes], now_ms: int) -> list[Claim]:
+        """Give the oldest queued tasks of a revision to a node, one for each token. No other claim gets them."""
+
+    async def accept(self, lease: Lease, node_id: str) -> bool:
+        """Record that the node has the task on disk; False for a stale lease."""
+
+    async def release(self, lease: Lease) -> bool:
+        """Put back a task that was not begun: the same attempt, another token next time; False for a stale lease."""
+
+    async def lose(self, lease: Lease, otherwise: Ended) -> Lost:
+        """Put back a task whose attempt was lost, with attempt + 1, or end it where `Revision.retries` are used up.
+
+        The lost lease stays good for `finish` until another node has claimed the task.
+        """
+
+    async def progress(self, lease: Lease, phase: Phase, percent: int | None, message: str) -> bool:
+        """Keep how far an attempt is; the percentage never falls; False for a stale lease."""
+
+    async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
+        """Record the end of an attempt, if its lease is good and was given to this node: once."""
+
+    async def cancel(self, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
+        """End a task for its owner: the task as it stood before, and whether this call ended it. None: no such task."""
+
+    async def expire_queued(self, revision_key: str, issued_before_ms: int, ended: Ended, limit: int) -> list[str]:
+        """End queued tasks of a revision that were created before a time; give their ids."""
+
+    # bodies
+
+    async def write_body(self, key: str, chunks: AsyncIterator[bytes], limit: int) -> int | None:
+        """Keep a body in pieces and give its size; a body that had this name before is replaced.
+
+        None, and nothing kept, if it has more bytes than the limit.
+        """
+
+    def read_body(self, key: str) -> AsyncIterator[bytes]:
+        """Read a body piece by piece."""
+
+    async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
+        """Give (body key, body, size) of the input of the task that this node's lease holds; None for a stale lease."""
+
+    async def holds(self, lease: Lease, node_id: str) -> bool:
+        """Say whether a lease of this node is good for `finish`."""
+
+    # retention
+
+    async def remove_finished(self, before_ms: int, limit: int) -> int:
+        """Remove tasks that ended before a time, with their bodies; give how many there were."""

@@ -1,0 +1,116 @@
+"""What must happen when nothing happens: leases end, nobody comes for a task, counts drift.
+
+Each sweep is one small loop, started and named in `Sweeper.run`. A sweep that meets a store that does
+not answer says so and comes again; any other error ends the dispatcher, which is better than one that
+looks healthy and does not sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from dispatcher.attempts import Attempts
+from dispatcher.endings import STATUS, without_answer
+from dispatcher.leases import LeaseTable
+from dispatcher.matching import Matching
+from dispatcher.queue import Limits, Queue
+from dispatcher.sessions import Sessions
+from dispatcher.store.base import Store, StoreUnavailable
+
+log = structlog.get_logger()
+
+LEASES_SECONDS = 0.5
+PROGRESS_SECONDS = 0.1
+CAPABLE_SECONDS = 2.0
+RECOUNT_SECONDS = 30.0
+SEEN_SECONDS = 60.0
+
+EXPIRE_BATCH = 500
+
+
+class Sweeper:
+    """The loops that keep the queue true."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        attempts: Attempts,
+        sessions: Sessions,
+        matching: Matching,
+        *,
+        leases: LeaseTable,
+        limits: Limits,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._attempts = attempts
+        self._sessions = sessions
+        self._matching = matching
+        self._leases = leases
+        self._limits = limits
+        self._wall = wall
+        self._monotonic = monotonic
+        self._rng = rng
+        self._unmet_since: dict[str, float] = {}
+        """Since when no connected node could run a revision that waits, by monotonic seconds."""
+
+    async def run(self) -> None:
+        """Sweep for as long as the dispatcher runs."""
+        async with asyncio.TaskGroup() as group:
+            for name, seconds, sweep in (
+                ("leases", LEASES_SECONDS, self.leases),
+                ("progress", PROGRESS_SECONDS, self._attempts.keep_progress),
+                ("capable", CAPABLE_SECONDS, self.capable),
+                ("recount", RECOUNT_SECONDS, self.recount),
+                ("seen", SEEN_SECONDS, self._sessions.keep_all_seen),
+            ):
+                group.create_task(self._loop(name, seconds, sweep), name=f"sweep {name}")
+
+    async def _loop(self, name: str, seconds: float, sweep: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            # At random within the interval, so that replicas do not fall into step.
+            await asyncio.sleep(seconds * self._rng.uniform(0.5, 1.0))
+            try:
+                await sweep()
+            except StoreUnavailable as error:
+                log.warning("sweep failed, the store does not answer", sweep=name, error=str(error))
+
+    async def leases(self) -> None:
+        """Put back the tasks whose offer has no answer or whose node went silent."""
+        for holding in self._leases.due(self._monotonic()):
+            await self._attempts.lost(holding, "its lease expired")
+
+    async def capable(self) -> None:
+        """End tasks that no connected node could have run for longer than they may wait."""
+        now = self._monotonic()
+        unmet_since: dict[str, float] = {}
+        for revision in self._matching.waiting():
+            unmet = self._matching.unmet(revision)
+            if unmet is None:
+                continue
+            since = self._unmet_since.get(revision.key, now)
+            unmet_since[revision.key] = since
+            if now - since < self._limits.no_capable_seconds:
+                continue
+            now_ms = int(self._wall() * 1000)
+            ended = without_answer("NO_CAPABLE_NODE", f"queue time used up: {unmet}", now_ms)
+            issued_before_ms = now_ms - int(self._limits.no_capable_seconds * 1000)
+            ids = await self._store.expire_queued(revision.key, issued_before_ms, ended, EXPIRE_BATCH)
+            self._attempts.expired_while_waiting(ids, "NO_CAPABLE_NODE", STATUS["NO_CAPABLE_NODE"])
+            if ids:
+                log.warning("tasks ended, no capable node", revision=revision.key, tasks=len(ids), reason=unmet)
+        self._unmet_since = unmet_since
+
+    async def recount(self) -> None:
+        """Make what is known in memory agree with the store."""
+        await self._queue.recount()
+        await self._attempts.take_up()

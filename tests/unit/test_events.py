@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+
+from dispatcher.events import KEPT, Event, Events
+
+END = {"state": "finished", "status": 200, "error": None}
+
+
+async def collect(events: Events, task: str, after: int | None = None) -> list[Event]:
+    return [event async for event in events.watch(task, after)]
+
+
+async def test_a_watcher_sees_everything_in_order_to_the_end() -> None:
+    """Events come in order, with ids that count up, and the stream ends with the task."""
+    events = Events()
+    events.publish("t", "state", {"state": "queued"})
+    watcher = asyncio.create_task(collect(events, "t"))
+    await asyncio.sleep(0)
+    events.publish("t", "progress", {"progress": 5})
+    events.publish("t", "end", END)
+    seen = await watcher
+    assert [(event.id, event.kind) for event in seen] == [(1, "state"), (2, "progress"), (3, "end")]
+
+
+async def test_watching_resumes_after_the_last_seen() -> None:
+    """A watcher that comes back with the last id misses nothing and sees nothing twice."""
+    events = Events()
+    for percent in range(5):
+        events.publish("t", "progress", {"progress": percent})
+    watcher = asyncio.create_task(collect(events, "t", after=3))
+    await asyncio.sleep(0)
+    events.publish("t", "end", END)
+    assert [event.id for event in await watcher] == [4, 5, 6]
+
+
+async def test_memory_is_bounded_for_a_task_and_given_back_at_its_end() -> None:
+    """A task that says a lot keeps its last events only, and none after its end."""
+    events = Events()
+    for percent in range(KEPT * 3):
+        events.publish("t", "progress", {"progress": percent})
+    assert len(events._channels["t"].events) == KEPT
+    events.publish("t", "end", END)
+    assert events._channels == {}
+    assert events.ended == {"OK": 1}
+
+
+async def test_waiting_ends_with_the_task_or_with_the_time() -> None:
+    """Who waits learns of the end, also when it came just before; and nobody waits for ever."""
+    events = Events()
+    waiter = asyncio.create_task(events.finished("t", 10))
+    await asyncio.sleep(0)
+    events.publish("t", "end", END)
+    assert await waiter
+    assert await events.finished("t", 10)
+    assert not await events.finished("other", 0.001)
+    assert events._waiting == {}
