@@ -25,6 +25,12 @@ def result_key(lease: Lease) -> str:
     return f"result:{lease.task}:{lease.token.hex()}"
 
 
+def task_of_result(key: str) -> str | None:
+    """Give the task that a key of `result_key` belongs to; None for other keys."""
+    kind, _, rest = key.partition(":")
+    return rest.partition(":")[0] if kind == "result" else None
+
+
 class StoreUnavailable(Exception):
     """The database does not answer, or cannot write. Nothing was changed, or nothing is known of it."""
 
@@ -202,6 +208,10 @@ class Lost(StrEnum):
     STALE = "stale"
 
 
+class BodyMissing(Exception):
+    """A body key names no body: it was not written, or went away with its task."""
+
+
 class NameTaken(Exception):
     """The account has a function of that name already."""
 
@@ -312,6 +322,7 @@ class Store(Protocol):
 
         Raises:
             KeyReused: The idempotency key was used for something else.
+            BodyMissing: The input that `NewTask.body_key` names was not written.
         """
 
     async def task(self, account: str, task_id: str) -> Task | None:
@@ -357,7 +368,11 @@ class Store(Protocol):
         """Keep how far an attempt is; the percentage never falls; False for a stale lease."""
 
     async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
-        """Record the end of an attempt, if its lease is good and was given to this node: once."""
+        """Record the end of an attempt, if its lease is good and was given to this node: once.
+
+        Raises:
+            BodyMissing: The result that `Ended.body_key` names was not written.
+        """
 
     async def cancel(self, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
         """End a task for its owner: the task as it stood before, and whether this call ended it. None: no such task."""
@@ -368,13 +383,17 @@ class Store(Protocol):
     # bodies
 
     async def write_body(self, key: str, chunks: AsyncIterator[bytes], limit: int) -> int | None:
-        """Keep a body in pieces and give its size; a body that had this name before is replaced.
+        """Keep a body in pieces and give its size; a body that had this name before is replaced, unless a task uses it.
 
         None, and nothing kept, if it has more bytes than the limit.
         """
 
     def read_body(self, key: str) -> AsyncIterator[bytes]:
-        """Read a body piece by piece."""
+        """Read a body piece by piece.
+
+        Raises:
+            BodyMissing: There is no such body, or it was removed meanwhile.
+        """
 
     async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
         """Give (body key, body, size) of the input of the task that this node's lease holds; None for a stale lease."""

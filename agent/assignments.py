@@ -1,0 +1,233 @@
+"""All attempts of this node: which offers are taken, and whom a message concerns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent import task_state as ts
+from agent.admission import Permits
+from agent.attempt import Attempt, Work, Workplace
+from agent.availability import Availability
+from agent.bodies import Bodies
+from agent.containers.spec import may_be_privileged
+from agent.invocation import Report
+from agent.journal import Journal, Kept
+from agent.protocol import (
+    LEASE_SECONDS,
+    Abandon,
+    Begin,
+    Capabilities,
+    Credit,
+    Decline,
+    DispatcherHello,
+    DispatcherMessage,
+    Held,
+    Lease,
+    NodeMessage,
+    Offer,
+    OutcomeAck,
+)
+from agent.task_state import State
+
+OVERDUE_SECONDS = LEASE_SECONDS
+"""After so long in a session without the dispatcher's next word, an outcome is repeated, a held offer given back."""
+
+
+class Assignments:
+    """The attempts, by lease.
+
+    Args:
+        capabilities: Gives what this node is, as offers are judged by it.
+        privileged_images: Patterns of the images that the operator lets run privileged.
+        begin, send, gave_back: See `Workplace`.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        bodies: Bodies,
+        permits: Permits,
+        availability: Availability,
+        *,
+        capabilities: Callable[[], Capabilities],
+        privileged_images: Sequence[str],
+        begin: Callable[[Offer, bytes | Path, Report], Work],
+        send: Callable[[NodeMessage], bool],
+        gave_back: Callable[[str], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._permits = permits
+        self._availability = availability
+        self._capabilities = capabilities
+        self._privileged_images = privileged_images
+        self._send = send
+        self._monotonic = monotonic
+        self._workplace = Workplace(
+            journal, bodies, send, self.credit, begin, self._spawn, self._attempt_changed, gave_back, monotonic
+        )
+        self._attempts: dict[Lease, Attempt] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """What runs for attempts. The loop itself holds tasks only weakly."""
+        self._offers_seen = 0
+        self._session_began = monotonic()
+        self._changed = asyncio.Event()
+        self._log = structlog.get_logger()
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(list(self._attempts.values()))
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    @property
+    def running(self) -> int:
+        """Attempts that something runs for."""
+        return sum(attempt.is_working for attempt in self)
+
+    def credit(self) -> Credit:
+        """Say what is free for further offers.
+
+        A permit is taken the moment an offer arrives, so the free amounts count every offer so far.
+        """
+        free = self._permits.free
+        if not self._availability.available:
+            return Credit(offers_seen=self._offers_seen)
+        return Credit(free.cpus, free.memory, free.slots, self._offers_seen)
+
+    def leases(self) -> list[Lease]:
+        """List the leases to renew."""
+        return [attempt.lease for attempt in self if attempt.is_held]
+
+    # The session
+
+    def session_begins(self) -> list[Held]:
+        """Say what is held, for the hello of a new session."""
+        self._offers_seen = 0
+        return [attempt.held for attempt in self if attempt.is_held]
+
+    def session_opened(self, hello: DispatcherHello) -> None:
+        """Go by the dispatcher's answer to what is held."""
+        self._session_began = self._monotonic()
+        for lease in hello.abandon:
+            self._tell(lease, ts.Abandoned("stale"))
+        for attempt in self:
+            attempt.handle(ts.SessionOpened())
+
+    def received(self, message: DispatcherMessage) -> None:
+        """Take a message that concerns an attempt. One about an attempt that is gone means nothing any more."""
+        match message:
+            case Offer():
+                self._take(message)
+            case Begin(lease):
+                self._tell(lease, ts.Begun())
+            case Abandon(lease, reason):
+                self._tell(lease, ts.Abandoned(reason))
+            case OutcomeAck(lease, recorded):
+                if not recorded:
+                    self._log.warning("outcome refused", task=lease.task, attempt=lease.attempt)
+                self._tell(lease, ts.Acknowledged())
+
+    def restore(self, kept: Sequence[Kept]) -> None:
+        """Take up what an earlier run of the agent left."""
+        for item in kept:
+            self._attempts[item.lease] = Attempt.of_kept(item, self._workplace)
+        if kept:
+            finished = sum(item.outcome is not None for item in kept)
+            self._log.info("journal taken up", outcomes=finished, interrupted=len(kept) - finished)
+
+    def look_for_overdue(self) -> None:
+        """Remind of what the dispatcher has not answered. Only called while there is a session."""
+        now = self._monotonic()
+        for attempt in self:
+            if now - max(attempt.since, self._session_began) >= OVERDUE_SECONDS:
+                attempt.handle(ts.Overdue())
+
+    # Offers
+
+    def _take(self, offer: Offer) -> None:
+        self._offers_seen = max(self._offers_seen, offer.number)
+        if offer.lease in self._attempts:
+            return
+        reason = self._objection(offer)
+        permit = self._permits.try_take(offer.revision.cpus, offer.revision.memory) if not reason else None
+        if permit is None:
+            reason = reason or "no permit"
+            self._log.info("offer declined", task=offer.lease.task, attempt=offer.lease.attempt, reason=reason)
+            self._send(Decline(offer.lease, reason, self.credit()))
+            return
+        self._attempts[offer.lease] = Attempt.of_offer(offer, permit, self._workplace)
+
+    def _objection(self, offer: Offer) -> str:
+        """Say why an offer cannot be taken, whatever is free; empty if it can."""
+        revision, capabilities = offer.revision, self._capabilities()
+        if not self._availability.available:
+            return self._availability.reason
+        if any(attempt.lease.task == offer.lease.task and attempt.is_held for attempt in self):
+            return "duplicate"
+        if revision.privileged and not may_be_privileged(revision, self._privileged_images, capabilities.privileged):
+            return "privileged is not allowed"
+        if revision.network == "internet" and not capabilities.internet:
+            return "internet is not allowed"
+        return ""
+
+    # Stopping
+
+    def drain(self) -> None:
+        """Begin nothing new."""
+        for attempt in self:
+            attempt.handle(ts.Draining())
+
+    def abort(self) -> None:
+        """End what runs, to give it back."""
+        for attempt in self:
+            attempt.handle(ts.Aborted())
+
+    def cancel(self) -> None:
+        """End what did not end when it was told to."""
+        for attempt in self:
+            attempt.cancel_work()
+
+    async def until_idle(self) -> None:
+        """Return when nothing runs, and what ran is spooled."""
+        while any(attempt.is_working or attempt.life.state is State.SPOOLING for attempt in self):
+            await self._next_change()
+
+    async def until_empty(self) -> None:
+        """Return when nothing is left to do or to deliver."""
+        while self._attempts:
+            await self._next_change()
+
+    async def join(self) -> None:
+        """Return when no task of an attempt is left; those that only wait for the dispatcher are cancelled."""
+        self.cancel()
+        for attempt in self:
+            attempt.cancel_upload()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # Attempts
+
+    def _tell(self, lease: Lease, event: ts.Event) -> None:
+        if (attempt := self._attempts.get(lease)) is not None:
+            attempt.handle(event)
+
+    def _attempt_changed(self, attempt: Attempt) -> None:
+        if attempt.has_ended:
+            self._attempts.pop(attempt.lease, None)
+        self._changed.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,135 @@
+"""``fernd agent``: the node daemon, and how a machine becomes a node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from agent import settings
+from agent.cli import render
+from agent.cli.errors import Failed, Unreachable
+from agent.cli.options import as_json_option
+from agent.config import AgentConfig, default_data_dir
+from agent.identity import IdentityError
+from agent.settings import SettingsError
+
+EXIT_USAGE = 2
+
+CONFIG_FILE = settings.CONFIG_DIR / "agent.toml"
+
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Settings; by default {CONFIG_FILE}, if it is there.",
+)
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the node's identity and journal are kept; by default in $XDG_STATE_HOME/fernd.",
+)
+
+
+class NotSetUp(Failed):
+    """The settings, or the lack of them, do not let the agent run."""
+
+    exit_code = EXIT_USAGE
+
+
+@click.group(invoke_without_command=True, epilog="Example: fernd agent --config /etc/fernd/agent.toml")
+@config_option
+@data_dir_option
+@click.pass_context
+def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> None:
+    """Run the node daemon until SIGTERM or Ctrl-C.
+
+    The first signal lets running tasks finish within the grace period; a second one gives them back.
+    """
+    ctx.obj = (config, data_dir)
+    if ctx.invoked_subcommand is not None:
+        return
+    loaded, directory = _settings(config, data_dir)
+    from agent import daemon  # noqa: PLC0415 - the daemon and all that it needs only when it runs
+
+    try:
+        code = daemon.run(loaded, directory)
+    except daemon.NotJoined as error:
+        raise NotSetUp(str(error)) from None
+    except IdentityError as error:
+        raise Failed(str(error)) from None
+    sys.exit(code)
+
+
+@agent.command(
+    epilog="Example: fernd agent join https://fernd.example.org --token TOKEN, with a token of fernd node join-token"
+)
+@click.argument("urls", metavar="URL[,URL...]")
+@click.option("--token", required=True, help="Join token of the account.")
+@click.option("--description", help="What people see beside the node's id; by default the setting node.description.")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def join(  # noqa: PLR0917 - click passes by name
+    ctx: click.Context,
+    urls: str,
+    token: str,
+    description: str | None,
+    config: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Make this machine a node of an account.
+
+    Several URLs are dispatchers of the same account; the node tries them in turn. A machine that joins again keeps its
+    id and gets a new credential.
+    """
+    outer_config, outer_data_dir = ctx.obj
+    loaded, directory = _settings(config or outer_config, data_dir or outer_data_dir, {"node.description": description})
+    from agent import join as joining  # noqa: PLC0415 - brings aiohttp
+
+    addresses = _addresses(urls)
+    if not (token.isascii() and token.isprintable() and token.strip()):
+        raise click.UsageError("--token: expected a join token, as `fernd node join-token` prints it")
+    try:
+        node = asyncio.run(joining.join(addresses, token.strip(), directory, loaded.node.description))
+    except joining.Unreachable as error:
+        raise Unreachable(str(error)) from None
+    except joining.Refused as error:
+        raise Failed(f"the dispatcher does not let this machine join: {error}") from None
+    except IdentityError as error:
+        raise Failed(str(error)) from None
+    if as_json:
+        render.document({"id": node.id, "dispatchers": node.dispatchers, "dataDir": str(directory)})
+    else:
+        click.echo(f"joined as {node.id}; `fernd agent --data-dir {directory}` runs it")
+
+
+def _settings(
+    config: Path | None, data_dir: Path | None, flags: dict[str, object] | None = None
+) -> tuple[AgentConfig, Path]:
+    files = [config] if config else [CONFIG_FILE] if CONFIG_FILE.exists() else []
+    try:
+        loaded = settings.load(AgentConfig, files, os.environ, {"node.data_dir": data_dir} | (flags or {}))
+    except SettingsError as error:
+        raise NotSetUp("\n       ".join(error.problems)) from None
+    return loaded, (loaded.node.data_dir or default_data_dir(os.environ, Path.home())).absolute()
+
+
+def _addresses(urls: str) -> list[str]:
+    addresses = [url.strip() for url in urls.split(",") if url.strip()]
+    for address in addresses:
+        try:
+            parts = urlsplit(address)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise click.UsageError(f"{address}: expected the URL of a dispatcher, such as https://fernd.example.org")
+    if not addresses:
+        raise click.UsageError("expected the URL of a dispatcher, such as https://fernd.example.org")
+    return addresses

@@ -1,0 +1,120 @@
+"""The settings of the agent: what an operator can say about this node.
+
+A section is a Struct, and each setting is written as `agent.settings` says: ``[capacity] slots = 4``
+in a file, ``FERND_CAPACITY_SLOTS=4`` in the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from agent.logs import LogConfig
+
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$", max_length=500)]
+
+
+class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``node``: who this node is.
+
+    Attributes:
+        data_dir: Directory of the node's identity, journal and spool; None: `default_data_dir`.
+        description: What people see beside the node's id, sent when the node joins.
+    """
+
+    data_dir: Path | None = None
+    description: Annotated[str, Meta(max_length=80)] = ""
+
+
+class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``dispatcher``: where work comes from.
+
+    Attributes:
+        urls: Addresses of dispatchers, tried in turn; empty: those that the node joined.
+    """
+
+    urls: list[Url] = []
+
+
+class CapacityConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``capacity``: how much of the machine functions may use.
+
+    Attributes:
+        cpu: CPUs; None: all that the agent itself may use.
+        memory: MiB; None: what the agent may use, less a tenth and at most 512 MiB for the machine itself.
+        slots: Tasks at the same time; None: four for each CPU and at least 8.
+    """
+
+    cpu: Annotated[float, Meta(gt=0, le=4096)] | None = None
+    memory: Annotated[int, Meta(ge=16)] | None = None
+    slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+
+
+class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``containers``: how functions run.
+
+    Attributes:
+        runtime: OCI runtime of the engine, such as ``runsc``; empty: the engine's default.
+        reach: How the agent speaks to a container: ``namespace`` opens the socket in the container's network
+            namespace, ``bridge`` uses an internal network, ``published`` a port on 127.0.0.1; ``auto`` takes the
+            first that works.
+        allow_internet: Functions that ask for it reach the internet.
+        privileged_images: Images that may run privileged, if the engine can do it; ``*`` stands for any text.
+        start_timeout: Seconds from the start of a container until it is ready.
+        stop_grace: Seconds between the signal to a container and the kill.
+        idle_seconds: Seconds that an idle warm container is kept.
+        warm_limit: Idle warm containers that are kept at most.
+    """
+
+    runtime: Annotated[str, Meta(max_length=100)] = ""
+    reach: Literal["auto", "namespace", "bridge", "published"] = "auto"
+    allow_internet: bool = False
+    privileged_images: list[str] = []
+    start_timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    stop_grace: Seconds = 5.0
+    idle_seconds: Seconds = 300.0
+    warm_limit: Annotated[int, Meta(ge=0, le=10_000)] = 16
+
+
+class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``images``: how images get here.
+
+    Attributes:
+        pull_timeout: Seconds that the pull of an image may take.
+    """
+
+    pull_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
+class StopConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``stop``: how the agent ends.
+
+    Attributes:
+        grace_period: Seconds for running tasks to finish and outcomes to be delivered, before tasks are given back.
+    """
+
+    grace_period: Seconds = 30.0
+
+
+class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of the agent, by section."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    dispatcher: DispatcherConfig = field(default_factory=DispatcherConfig)
+    capacity: CapacityConfig = field(default_factory=CapacityConfig)
+    containers: ContainersConfig = field(default_factory=ContainersConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def default_data_dir(environ: Mapping[str, str], home: Path) -> Path:
+    """Find where the agent keeps its files when nobody says: as a service in the directory that systemd made."""
+    if service := environ.get("STATE_DIRECTORY"):
+        return Path(service.partition(":")[0])
+    state = environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else home / ".local" / "state") / "fernd"

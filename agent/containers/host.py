@@ -1,0 +1,254 @@
+"""Everything about containers behind one door: what the rest of the agent sees of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from agent.config import ContainersConfig
+from agent.containers.container import Container, Sink
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image
+from agent.containers.firewall import FirewallError
+from agent.containers.images import Images
+from agent.containers.networks import Networks
+from agent.containers.orphans import remove_orphans
+from agent.containers.pool import Pool
+from agent.containers.probe import Probe, probe
+from agent.containers.reach import WAYS, Reach, Way
+from agent.containers.spec import ContainerSpec, EngineTraits, may_be_privileged
+from agent.protocol import Revision
+
+log = structlog.get_logger()
+
+TEND_SECONDS = 1.0
+SWEEP_SECONDS = 60.0
+
+
+class Refused(Exception):
+    """This node does not run such a function; the text is a short reason."""
+
+
+class ContainerHost:
+    """The containers of one node on one engine.
+
+    Life: `start` finds the engine, removes what an earlier run left, and learns by probes what can be done;
+    then invocations use `pool` and `image_store`; `stop` removes every container and network of this node.
+
+    Attributes:
+        arch: The engine's architecture, such as ``x86_64``; empty before `start`.
+        internet: Functions can be let to the internet: the operator allows it and the walls around them stand.
+        engine: The engine.
+        image_store: Its images.
+        pool: The containers; there from `start` on.
+    """
+
+    def __init__(
+        self,
+        config: ContainersConfig,
+        node_id: str,
+        memory_budget: int,
+        pull_timeout: float = 600.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a host, that does nothing before `start`.
+
+        Args:
+            memory_budget: MiB that all containers together may have.
+            pull_timeout: Seconds that the pull of an image may take.
+        """
+        self.config = config
+        self.engine = Engine()
+        self.image_store = Images(self.engine, pull_timeout)
+        self.arch = ""
+        self.internet = False
+        self._node_id = node_id
+        self._memory_budget = memory_budget
+        self._monotonic = monotonic
+        self._networks = Networks(self.engine, node_id)
+        self._traits = EngineTraits(cgroup=1, cpus=1, init=False)
+        self._reach = Reach("published", self._networks)
+        self._pool: Pool | None = None
+        self._upkeep: asyncio.Task[None] | None = None
+        self._privileged: bool | None = None
+
+    async def start(self) -> None:
+        """Make ready to run functions.
+
+        Raises:
+            EngineUnavailable: There is no engine that can be used; the text is a sentence for the operator.
+        """
+        try:
+            facts = await self.engine.connect()
+            self._check_runtime(facts)
+            await remove_orphans(self.engine, self._node_id, known=set)
+            await self._networks.remove()
+            await self._learn(facts)
+            await self._open_internet()
+            await self.image_store.refresh()
+        except EngineError as error:
+            raise EngineUnavailable(f"the Docker Engine refused what fernd needs: {error.message}") from None
+        self._pool = Pool(
+            self.engine,
+            self._traits,
+            self._reach,
+            memory_budget=self._memory_budget,
+            idle_seconds=self.config.idle_seconds,
+            warm_limit=self.config.warm_limit,
+            monotonic=self._monotonic,
+        )
+        self._upkeep = asyncio.create_task(self._keep_up(self._pool), name="container upkeep")
+        log.info("engine found", version=facts.version, arch=self.arch, reach=self._reach.way, init=self._traits.init)
+
+    async def stop(self) -> None:
+        """Remove every container and network of this node. May be called again, and after a `start` that failed."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        if self._pool is not None:
+            await self._pool.close()
+            try:
+                await remove_orphans(self.engine, self._node_id, known=set)
+                await self._networks.remove()
+            except (EngineError, EngineUnavailable) as error:
+                log.warning("containers may be left behind", reason=str(error))
+        await self.engine.close()
+
+    @property
+    def pool(self) -> Pool:
+        """The containers."""
+        if self._pool is None:
+            raise EngineUnavailable("the container host was not started")
+        return self._pool
+
+    def images(self) -> list[str]:
+        """List the references of the images that are present, as of a minute ago at the latest."""
+        return self.image_store.present
+
+    def warm(self) -> list[str]:
+        """List the keys of the revisions that have a warm container."""
+        return self._pool.warm() if self._pool is not None else []
+
+    async def can_run_privileged(self) -> bool:
+        """Say whether the operator allows privileged images and the engine ran a privileged probe."""
+        if not self.config.privileged_images:
+            return False
+        if self._privileged is None:
+            try:
+                self._privileged = await self._probe_privileged()
+            except (EngineError, EngineUnavailable) as error:
+                log.warning("privileged containers could not be probed", reason=str(error))
+                return False
+        return self._privileged
+
+    async def start_container(self, revision: Revision, image: Image, env: dict[str, str], sink: Sink) -> Container:
+        """Start a container for a revision; see `Pool.start`.
+
+        Args:
+            image: The revision's image, which is present.
+            env: What the function contract puts into the environment.
+
+        Raises:
+            Refused: This node does not do what the function asks for.
+        """
+        if revision.network == "internet" and not self.internet:
+            raise Refused("no_internet")
+        if revision.privileged and not may_be_privileged(
+            revision, self.config.privileged_images, await self.can_run_privileged()
+        ):
+            raise Refused("not_privileged")
+        network, publish = self._reach.placement(revision.network, revision.mode)
+        spec = ContainerSpec(
+            image=revision.image,
+            mode=revision.mode,
+            node=self._node_id,
+            function=revision.function,
+            revision=revision.key,
+            user=image.user,
+            volumes=image.volumes,
+            env=revision.env,
+            contract_env=env,
+            network=network,
+            publish=publish,
+            cpus=revision.cpus,
+            memory=revision.memory,
+            privileged=revision.privileged,
+        )
+        return await self.pool.start(spec, sink)
+
+    async def _probe_privileged(self) -> bool:
+        async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:
+            reason = await tried.runs(self._traits, privileged=True) if tried else "there is no probe for this CPU"
+        if reason:
+            log.warning("privileged containers cannot be run", reason=reason)
+        return not reason
+
+    def _check_runtime(self, facts: Facts) -> None:
+        if self.config.runtime and self.config.runtime not in facts.runtimes:
+            known = ", ".join(facts.runtimes)
+            raise EngineUnavailable(f"the engine has no OCI runtime {self.config.runtime!r}; it has {known}")
+
+    async def _learn(self, facts: Facts) -> None:
+        """Find out by probes what the engine can do."""
+        self.arch = facts.arch
+        self._traits = EngineTraits(facts.cgroup, facts.cpus, init=True, runtime=self.config.runtime)
+        async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:
+            if tried is None:
+                way = self.config.reach if self.config.reach != "auto" else "published"
+                log.warning("no probe for this CPU: the engine is taken to have an init process", arch=self.arch)
+                self._reach = Reach(way, self._networks)
+                await self._prepare()
+                return
+            await self._learn_traits(tried)
+            self._reach = await self._find_way(tried)
+
+    async def _learn_traits(self, tried: Probe) -> None:
+        if not (reason := await tried.runs(self._traits)):
+            return
+        without = EngineTraits(self._traits.cgroup, self._traits.cpus, init=False, runtime=self._traits.runtime)
+        if again := await tried.runs(without):
+            raise EngineUnavailable(f"the Docker Engine cannot run a container: {again}")
+        log.warning("functions run without an init process before them", reason=reason)
+        self._traits = without
+
+    async def _find_way(self, tried: Probe) -> Reach:
+        wanted = self.config.reach
+        ways: Sequence[Way] = WAYS if wanted == "auto" else (wanted,)
+        for way in ways:
+            reach = Reach(way, self._networks)
+            if not (reason := await tried.reaches(reach, self._traits)):
+                return reach
+            log.info("way to containers does not work", way=way, reason=reason)
+        raise EngineUnavailable(f"the agent cannot reach its containers (tried: {', '.join(ways)})")
+
+    async def _prepare(self) -> None:
+        try:
+            await self._reach.prepare()
+        except FirewallError as error:
+            raise EngineUnavailable(str(error)) from None
+
+    async def _open_internet(self) -> None:
+        if not self.config.allow_internet:
+            return
+        try:
+            await self._networks.make("internet")
+        except FirewallError as error:
+            log.warning("functions get no internet: their network cannot be walled in", reason=str(error))
+        else:
+            self.internet = True
+
+    async def _keep_up(self, pool: Pool) -> None:
+        """Tend the pool, and now and then look for orphans and for images that came or went."""
+        swept = self._monotonic()
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            try:
+                await pool.tend()
+                if self._monotonic() - swept >= SWEEP_SECONDS:
+                    swept = self._monotonic()
+                    await remove_orphans(self.engine, self._node_id, pool.names)
+                    await self.image_store.refresh()
+            except (EngineError, EngineUnavailable) as error:
+                log.warning("container upkeep waits for the engine", reason=str(error))

@@ -1,0 +1,81 @@
+"""The engine's networks of this node, made when one is needed and removed at the end.
+
+Their names come from the node's id, so that two agents can share one engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import structlog
+
+from agent.containers import firewall
+from agent.containers.engine import Engine, EngineError
+from agent.containers.spec import NODE_LABEL
+
+log = structlog.get_logger()
+
+Kind = Literal["closed", "published", "internet"]
+
+_KINDS: tuple[Kind, ...] = ("closed", "published", "internet")
+_BRIDGE = "com.docker.network.bridge"
+
+
+class Networks:
+    """Makes and removes the networks of one node.
+
+    ``closed`` leads nowhere but to the host; ``published`` neither, but ports of it can be published, which
+    the engine does not do for a network that it knows as internal; ``internet`` leads to public addresses.
+    """
+
+    def __init__(self, engine: Engine, node_id: str) -> None:
+        self._engine = engine
+        self._node_id = node_id
+        self._short = hashlib.sha256(node_id.encode()).hexdigest()[:8]
+        self._made: set[Kind] = set()
+
+    def name(self, kind: Kind) -> str:
+        """Name a network of this node."""
+        return f"fernd-{self._short}-{kind}"
+
+    def bridge(self, kind: Kind) -> str:
+        """Name the network's interface on the host: at most 15 characters."""
+        return f"fernd{self._short}{kind[0]}"
+
+    async def make(self, kind: Kind) -> None:
+        """Make a network and put its packet filter rules in place.
+
+        Raises:
+            EngineError: The engine refused the network.
+            FirewallError: The rules of ``internet`` cannot be put in place; then there is no such network.
+        """
+        if kind in self._made:
+            return
+        await self._engine.ensure_network(self.name(kind), self._arguments(kind))
+        try:
+            await firewall.guard(self.bridge(kind), outbound=kind == "internet")
+        except firewall.FirewallError as error:
+            if kind == "internet":
+                await self._engine.remove_network(self.name(kind))
+                raise
+            # The network itself leads nowhere; what is left open is the host's own address on it.
+            log.warning("functions can reach this host on their bridge", network=self.name(kind), reason=str(error))
+        self._made.add(kind)
+
+    async def remove(self) -> None:
+        """Remove the networks of this node and their rules, also ones that an earlier run made."""
+        for kind in _KINDS:
+            try:
+                if await self._engine.remove_network(self.name(kind)):
+                    await firewall.remove(self.bridge(kind))
+            except EngineError as error:
+                log.warning("network not removed", network=self.name(kind), reason=error.message)
+        self._made.clear()
+
+    def _arguments(self, kind: Kind) -> dict[str, Any]:
+        options = {f"{_BRIDGE}.name": self.bridge(kind), f"{_BRIDGE}.enable_icc": "false"}
+        if kind == "published":
+            # Without translation of their addresses packets leave, and no answer finds the way back.
+            options[f"{_BRIDGE}.enable_ip_masquerade"] = "false"
+        return {"internal": kind == "closed", "options": options, "labels": {NODE_LABEL: self._node_id}}

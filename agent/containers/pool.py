@@ -1,0 +1,289 @@
+"""The containers of this node: started within a memory budget, kept warm, removed.
+
+A container of a function's revision is used again for the next task of that revision, one at a time.
+An idle one is paused after a while, so that it costs no CPU, and removed after a longer while, or when
+its memory is needed, or when there are too many; the one longest idle goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+
+from agent.containers.container import Container, Sink, State
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection
+from agent.containers.oom import OomCounter
+from agent.containers.reach import Door, Reach, Unreachable
+from agent.containers.spec import ContainerSpec, EngineTraits, arguments
+
+log = structlog.get_logger()
+
+PAUSE_SECONDS = 10.0
+"""An idle container is paused after so long."""
+
+ROOM_SECONDS = 15.0
+"""So long a start waits for memory that a removal is about to free."""
+
+REMOVE_TRIES = 3
+_AVERAGES = 1024
+_WEIGHT = 0.2
+
+
+class NoRoom(Exception):
+    """The memory budget does not allow another container."""
+
+
+class Averages:
+    """Running averages of seconds, by revision, of those seen last."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, key: str, seconds: float) -> None:
+        """Count a measurement, new ones for more than old ones."""
+        before = self._values.pop(key, seconds)
+        self._values[key] = before + _WEIGHT * (seconds - before)
+        if len(self._values) > _AVERAGES:
+            self._values.popitem(last=False)
+
+    def get(self, key: str) -> float | None:
+        """Give the average of a revision, if it was seen."""
+        return self._values.get(key)
+
+
+class Pool:
+    """Starts, lends, keeps and removes containers.
+
+    Attributes:
+        cold_starts: Seconds from the start of a container until it was ready.
+        services: Seconds that a request took in a container.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        traits: EngineTraits,
+        reach: Reach,
+        *,
+        memory_budget: int,
+        idle_seconds: float,
+        warm_limit: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a pool.
+
+        Args:
+            memory_budget: MiB that all containers together may have.
+            idle_seconds: An idle container is removed after so long.
+            warm_limit: Idle containers that are kept at most.
+        """
+        self._engine = engine
+        self._traits = traits
+        self._reach = reach
+        self._budget = memory_budget
+        self._idle_seconds = idle_seconds
+        self._warm_limit = warm_limit
+        self._monotonic = monotonic
+        self._all: dict[str, Container] = {}
+        self._idle: OrderedDict[str, Container] = OrderedDict()  # the one longest idle first
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._removed = asyncio.Condition()
+        self.cold_starts = Averages()
+        self.services = Averages()
+
+    def names(self) -> set[str]:
+        """Name the containers that this pool knows, also those being made or removed."""
+        return set(self._all)
+
+    def warm(self) -> list[str]:
+        """List the revisions that have an idle container."""
+        return sorted({container.spec.revision for container in self._idle.values()})
+
+    async def take(self, revision: str) -> Container | None:
+        """Lend the idle container of a revision that was used last; None where there is none.
+
+        Raises:
+            EngineUnavailable: It is paused and the engine does not answer.
+        """
+        while (container := self._pop_idle(revision)) is not None:
+            try:
+                async with container.lock:
+                    if container.state is State.PAUSED:
+                        await self._engine.unpause(container.name)
+            except EngineError as error:
+                log.info("warm container cannot go on", container=container.name, reason=error.message)
+                self.discard(container)
+                continue
+            except BaseException:
+                self.discard(container)
+                raise
+            if container.ended.is_set():
+                self.discard(container)
+                continue
+            container.state = State.BUSY
+            return container
+        return None
+
+    async def start(self, spec: ContainerSpec, sink: Sink) -> Container:
+        """Start a container and lend it. It runs when this returns, and may not be ready yet.
+
+        Args:
+            sink: Where its output goes, from its first byte.
+
+        Raises:
+            NoRoom: The memory budget does not allow it.
+            EngineError: The engine will not create or start it.
+            EngineUnavailable: The engine does not answer.
+        """
+        container = Container(self._engine, f"fernd-{spec.revision}-{secrets.token_hex(4)}", spec, self._monotonic)
+        await self._make_room(spec.memory)
+        self._all[container.name] = container
+        container.send_output(sink)
+        # Never cut short: a create call that nobody waits for would leave a container behind. The removal
+        # waits for the lock, and so for the end of the start.
+        starting = asyncio.create_task(self._start(container), name=f"start {container.name}")
+        starting.add_done_callback(_note_failure)
+        try:
+            await asyncio.shield(starting)
+        except BaseException:
+            self.discard(container)
+            raise
+        return container
+
+    def give_back(self, container: Container) -> None:
+        """Take a container back after its task, to keep it warm for the next one."""
+        container.send_output(None)
+        if container.state is not State.BUSY or container.ended.is_set() or self._warm_limit == 0:
+            self.discard(container)
+            return
+        container.state = State.IDLE
+        container.idle_since = self._monotonic()
+        self._idle[container.name] = container
+        while len(self._idle) > self._warm_limit:
+            self.discard(next(iter(self._idle.values())))
+
+    def discard(self, container: Container) -> None:
+        """Remove a container, whatever it does. The removal goes on in the background; see `settled`."""
+        self._idle.pop(container.name, None)
+        if container.name in self._removals or container.name not in self._all:
+            return
+        container.send_output(None)
+        removal = asyncio.create_task(self._remove(container), name=f"remove {container.name}")
+        self._removals[container.name] = removal
+
+    async def settled(self) -> None:
+        """Wait until all removals that were begun are done."""
+        while self._removals:
+            await asyncio.gather(*self._removals.values(), return_exceptions=True)
+
+    async def tend(self) -> None:
+        """Pause and remove what was idle for long enough."""
+        now = self._monotonic()
+        for container in list(self._idle.values()):
+            idle = now - container.idle_since
+            if idle >= self._idle_seconds:
+                self.discard(container)
+            elif idle >= PAUSE_SECONDS and container.state is State.IDLE:
+                await self._pause(container)
+
+    async def close(self) -> None:
+        """Remove all containers."""
+        for container in list(self._all.values()):
+            self.discard(container)
+        await self.settled()
+
+    def _pop_idle(self, revision: str) -> Container | None:
+        for container in reversed(self._idle.values()):
+            if container.spec.revision == revision:
+                return self._idle.pop(container.name)
+        return None
+
+    async def _pause(self, container: Container) -> None:
+        try:
+            async with container.lock:
+                # While this waited for the lock it may have been lent or given up.
+                if container.state is State.IDLE and container.name in self._idle:
+                    await self._engine.pause(container.name)
+                    container.state = State.PAUSED
+        except (EngineError, EngineUnavailable) as error:
+            log.info("idle container not paused", container=container.name, reason=str(error))
+            if container.name in self._idle:
+                self.discard(container)
+
+    async def _make_room(self, memory: int) -> None:
+        if memory > self._budget:
+            raise NoRoom(f"{memory} MiB are more than the node's {self._budget}")
+        try:
+            async with asyncio.timeout(ROOM_SECONDS), self._removed:
+                while self._used() + memory > self._budget:
+                    if self._idle and self._used(leaving=False) + memory > self._budget:
+                        self.discard(next(iter(self._idle.values())))
+                        continue
+                    await self._removed.wait()
+        except TimeoutError:
+            raise NoRoom(f"{memory} MiB did not become free") from None
+
+    def _used(self, leaving: bool = True) -> int:
+        """Add up the MiB of all containers, or of those that are not being removed."""
+        return sum(
+            container.spec.memory for name, container in self._all.items() if leaving or name not in self._removals
+        )
+
+    async def _start(self, container: Container) -> None:
+        spec = container.spec
+        job = spec.mode == "job"
+        async with container.lock:
+            await self._engine.create(container.name, arguments(spec, self._traits))
+            container.listen(await self._engine.attach(container.name, stdin=job), self._when_ended)
+            await self._engine.start(container.name)
+            container.state = State.BUSY
+            found = await self._engine.inspect(container.name)
+            container.oom = await OomCounter.of(found.id, found.pid)
+            if not job and found.running:
+                container.door = self._door(found)
+
+    def _door(self, found: Inspection) -> Door | None:
+        try:
+            return self._reach.door(found)
+        except Unreachable as error:
+            # Often it has just ended. Otherwise the wait for its readiness says so.
+            log.info("container has no door", container=found.name, reason=str(error))
+            return None
+
+    def _when_ended(self, container: Container) -> None:
+        if container.name in self._idle:
+            log.info("warm container ended", container=container.name)
+            self.discard(container)
+
+    async def _remove(self, container: Container) -> None:
+        try:
+            async with container.lock:
+                container.state = State.GONE
+                await container.close()
+                await self._remove_from_engine(container.name)
+        finally:
+            del self._removals[container.name], self._all[container.name]
+            async with self._removed:
+                self._removed.notify_all()
+
+    async def _remove_from_engine(self, name: str) -> None:
+        """Remove a container; where the engine will not, it is left to the sweep for orphans."""
+        for attempt in range(1, REMOVE_TRIES + 1):
+            try:
+                await self._engine.remove(name)
+            except (EngineError, EngineUnavailable) as error:
+                log.warning("container not removed", container=name, attempt=attempt, reason=str(error))
+                await asyncio.sleep(0.1 * attempt)
+            else:
+                return
+
+
+def _note_failure(start: asyncio.Task[None]) -> None:
+    """Look at the end of a start, for which nobody may wait any more."""
+    if not start.cancelled() and (error := start.exception()) is not None:
+        log.debug("start failed", start=start.get_name(), reason=str(error))

@@ -1,0 +1,123 @@
+"""What the engine can do, found out by trying: an init process, a way to reach containers, privileged ones.
+
+A probe is a container of the tiny image of `probe_image`. It is removed whatever happens, and so is the image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import structlog
+
+from agent.containers import probe_image
+from agent.containers.engine import Engine, EngineError, Inspection
+from agent.containers.firewall import FirewallError
+from agent.containers.reach import Reach, Unreachable
+from agent.containers.spec import ContainerSpec, EngineTraits, arguments
+
+log = structlog.get_logger()
+
+_SECONDS = 10.0
+_PAUSE = 0.02
+
+
+class Probe:
+    """Tries things on an engine. Made by `probe`.
+
+    Args:
+        image: Reference of the probe image.
+    """
+
+    def __init__(self, engine: Engine, image: str, node_id: str, monotonic: Callable[[], float]) -> None:
+        self._engine = engine
+        self._monotonic = monotonic
+        self._spec = ContainerSpec(
+            image=image,
+            mode="http",
+            node=node_id,
+            function="probe",
+            revision="probe",
+            command=(probe_image.PATH,),
+            memory=16,
+        )
+
+    async def runs(self, traits: EngineTraits, privileged: bool = False) -> str:
+        """Try to run a container to its end. Gives an empty string, or why that failed."""
+        spec = msgspec.structs.replace(self._spec, privileged=privileged)
+        try:
+            async with self._container(spec, traits) as container:
+                ended = await self._until(container, lambda found: not found.running)
+        except EngineError as error:
+            return error.message
+        return "" if ended is not None and ended.exit_code == 0 else "the probe container did not end with exit code 0"
+
+    async def reaches(self, reach: Reach, traits: EngineTraits) -> str:
+        """Try to reach a server in a container. Gives an empty string, or why that failed."""
+        try:
+            await reach.prepare()
+            network, publish = reach.placement("none", "http")
+            command = (probe_image.PATH, "listen")
+            spec = msgspec.structs.replace(self._spec, network=network, publish=publish, command=command)
+            async with self._container(spec, traits) as container:
+                return await self._connects(reach, container)
+        except EngineError as error:
+            return error.message
+        except (FirewallError, Unreachable, OSError) as error:
+            return str(error)
+
+    async def _connects(self, reach: Reach, container: str) -> str:
+        started = await self._until(container, lambda found: found.running)
+        if started is None:
+            return "the probe container did not start"
+        door = reach.door(started)
+        try:
+            deadline = self._monotonic() + _SECONDS / 2
+            while not await door.accepts():
+                if self._monotonic() > deadline:
+                    return "the probe container could not be connected to"
+                await asyncio.sleep(_PAUSE)
+        finally:
+            door.close()
+        return ""
+
+    @contextlib.asynccontextmanager
+    async def _container(self, spec: ContainerSpec, traits: EngineTraits) -> AsyncIterator[str]:
+        name = f"fernd-probe-{secrets.token_hex(4)}"
+        try:
+            await self._engine.create(name, arguments(spec, traits))
+            await self._engine.start(name)
+            yield name
+        finally:
+            await self._engine.remove(name)
+
+    async def _until(self, container: str, holds: Callable[[Inspection], bool]) -> Inspection | None:
+        deadline = self._monotonic() + _SECONDS
+        while self._monotonic() < deadline:
+            found = await self._engine.inspect(container)
+            if holds(found):
+                return found
+            await asyncio.sleep(_PAUSE)
+        return None
+
+
+@contextlib.asynccontextmanager
+async def probe(
+    engine: Engine, arch: str, node_id: str, monotonic: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Probe | None]:
+    """Bring the probe image to the engine for a while; None where there is no such image for its architecture."""
+    layer = probe_image.layer(arch)
+    if layer is None:
+        yield None
+        return
+    tag = secrets.token_hex(4)  # another agent may probe the same engine at the same time
+    reference = f"fernd-probe:{tag}"
+    try:
+        await engine.import_image(layer, "fernd-probe", tag)
+        yield Probe(engine, reference, node_id, monotonic)
+    finally:
+        await engine.remove_image(reference)

@@ -1,0 +1,61 @@
+"""A program of a hundred-odd bytes, as an image of one layer: what probes run.
+
+Without an argument it ends with exit code 0. With one it listens on port 8080 and waits for ever,
+which is all that it takes to see whether a container can be reached. It is made here, in memory, since
+no image can be counted on to be present and no registry to answer.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+
+PATH = "/probe"
+
+_LOAD_AT = 0x400000
+_HEADERS = 64 + 56
+
+# Each is position-independent machine code, then the address to bind: AF_INET, port 8080, any.
+_ADDRESS = "02001f90000000000000000000000000"
+_X86_64 = bytes.fromhex(
+    "48833c2401"  # cmpq $1, (%rsp)         argc
+    "7f09"  # jg   listen
+    "31ff b83c000000 0f05"  # exit(0)
+    "bf02000000 be01000000 31d2 b829000000 0f05"  # listen: socket(AF_INET, SOCK_STREAM, 0)
+    "89c3 89c7 488d3523000000 ba10000000 b831000000 0f05"  # bind(fd, address, 16)
+    "89df be10000000 b832000000 0f05"  # listen(fd, 16)
+    "b822000000 0f05 ebf7" + _ADDRESS  # for ever: pause()
+)
+_AARCH64 = bytes.fromhex(
+    "e90340f9 3f0500f1 8c000054"  # ldr x9, [sp]; cmp x9, #1; b.gt listen
+    "000080d2 a80b80d2 010000d4"  # exit(0)
+    "400080d2 210080d2 020080d2 c81880d2 010000d4"  # listen: socket(AF_INET, SOCK_STREAM, 0)
+    "f30300aa e1010010 020280d2 081980d2 010000d4"  # bind(fd, address, 16)
+    "e00313aa 010280d2 281980d2 010000d4"  # listen(fd, 16)
+    "000080d2 010080d2 020080d2 030080d2 280980d2 010000d4 faffff17" + _ADDRESS  # for ever: ppoll(0, 0, 0, 0)
+)
+_MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
+
+
+def layer(arch: str) -> bytes | None:
+    """Make the image's layer, a tar archive; None for an architecture that there is no program for."""
+    if arch not in _MACHINES:
+        return None
+    program = _elf(*_MACHINES[arch])
+    entry = tarfile.TarInfo(PATH.lstrip("/"))
+    entry.size = len(program)
+    entry.mode = 0o755
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(entry, io.BytesIO(program))
+    return archive.getvalue()
+
+
+def _elf(machine: int, code: bytes) -> bytes:
+    """Wrap code as a static executable with one segment that holds the whole file."""
+    size = _HEADERS + len(code)
+    identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64 bits, little endian, version 1
+    header = struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, _LOAD_AT + _HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _LOAD_AT, _LOAD_AT, size, size, 0x10000)  # read and execute
+    return identity + header + segment + code

@@ -1,0 +1,183 @@
+"""How the agent speaks to a server inside a container.
+
+Three ways, the best first:
+
+- ``namespace``: the container has no network at all; the agent opens its socket inside the container's network
+  namespace. Needs CAP_SYS_ADMIN and the ``/proc`` of the engine's machine.
+- ``bridge``: an internal network of this node, without traffic between containers. Needs a route to it, so an engine on
+  the same Linux machine. The server must listen on all addresses, not on 127.0.0.1 only.
+- ``published``: a port published on 127.0.0.1, on a network without a way out. Works everywhere, Docker Desktop too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import threading
+from typing import Literal
+
+from agent.containers.engine import Inspection
+from agent.containers.networks import Networks
+from agent.containers.spec import PORT
+from agent.protocol import Mode, Network
+
+Way = Literal["namespace", "bridge", "published"]
+
+WAYS: tuple[Way, ...] = ("namespace", "bridge", "published")
+
+_CLONE_NEWNET = 0x40000000
+_CONNECT_SECONDS = 1.0
+_PROXY_SECONDS = 0.1
+
+
+class Unreachable(Exception):
+    """There is no way to a container."""
+
+
+class Door:
+    """Where the server of one container is spoken to.
+
+    Attributes:
+        host: Address to connect to.
+        port: Port to connect to.
+    """
+
+    def __init__(self, host: str, port: int, namespace: int | None = None, proxied: bool = False) -> None:
+        """Make a door.
+
+        Args:
+            namespace: Descriptor of the network namespace to connect in, which belongs to the door from now on.
+            proxied: Something of the engine accepts connections before the server does.
+        """
+        self.host = host
+        self.port = port
+        self._namespace = namespace
+        self._proxied = proxied
+
+    async def socket(self) -> socket.socket:
+        """Make a socket, not connected yet, from which the server can be reached.
+
+        Raises:
+            OSError: The namespace cannot be entered.
+        """
+        if self._namespace is None:
+            return _tcp_socket()
+        return await _socket_in(self._namespace)
+
+    async def accepts(self) -> bool:
+        """Say whether the server accepts connections."""
+        loop = asyncio.get_running_loop()
+        with await self.socket() as probe:
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await loop.sock_connect(probe, (self.host, self.port))
+            except OSError:  # a time-out is one too
+                return False
+            return not self._proxied or await _stays_open(probe)
+
+    def close(self) -> None:
+        """Let go of the namespace. May be called again."""
+        namespace, self._namespace = self._namespace, None
+        if namespace is not None:
+            os.close(namespace)
+
+
+class Reach:
+    """The way that this node goes."""
+
+    def __init__(self, way: Way, networks: Networks) -> None:
+        self.way = way
+        self._networks = networks
+
+    async def prepare(self) -> None:
+        """Make the network that this way needs."""
+        if self.way == "bridge":
+            await self._networks.make("closed")
+        elif self.way == "published":
+            await self._networks.make("published")
+
+    def placement(self, network: Network, mode: Mode) -> tuple[str, bool]:
+        """Say on which of the engine's networks a container goes, and whether its port is published."""
+        published = self.way == "published" and mode == "http"
+        if network == "internet":
+            return self._networks.name("internet"), published
+        if mode == "job" or self.way == "namespace":
+            return "none", False
+        return self._networks.name("closed" if self.way == "bridge" else "published"), published
+
+    def door(self, container: Inspection) -> Door:
+        """Find the door of a container that runs.
+
+        Raises:
+            Unreachable: The engine gave no address, or its process is not to be seen from here.
+        """
+        if self.way == "namespace":
+            try:
+                return Door("127.0.0.1", PORT, namespace=os.open(f"/proc/{container.pid}/ns/net", os.O_RDONLY))
+            except OSError as error:
+                raise Unreachable(f"its network namespace cannot be opened: {error.strerror}") from None
+        if self.way == "bridge":
+            if not container.addresses:
+                raise Unreachable("the container has no address")
+            return Door(next(iter(container.addresses.values())), PORT)
+        if PORT not in container.ports:
+            raise Unreachable("the container's port is not published")
+        return Door("127.0.0.1", container.ports[PORT], proxied=True)
+
+
+async def _stays_open(connection: socket.socket) -> bool:
+    """Tell a server from the engine's proxy, which accepts at once and closes when nobody listens behind it."""
+    try:
+        async with asyncio.timeout(_PROXY_SECONDS):
+            return bool(await asyncio.get_running_loop().sock_recv(connection, 1))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def _tcp_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+async def _socket_in(namespace: int) -> socket.socket:
+    """Make a socket in another network namespace.
+
+    A thread that entered a namespace is of no use for anything else, so it ends; the socket stays there.
+    """
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[socket.socket] = loop.create_future()
+    own = os.dup(namespace)  # the door may close while the thread starts
+
+    def deliver(result: socket.socket | OSError) -> None:
+        if isinstance(result, OSError):
+            if not made.done():
+                made.set_exception(result)
+        elif made.done():
+            result.close()
+        else:
+            made.set_result(result)
+
+    def run() -> None:
+        result: socket.socket | OSError
+        try:
+            _enter(own)
+            result = _tcp_socket()
+        except OSError as error:
+            result = error
+        finally:
+            os.close(own)
+        loop.call_soon_threadsafe(deliver, result)
+
+    threading.Thread(target=run, name="network-namespace", daemon=True).start()
+    return await made
+
+
+def _enter(namespace: int) -> None:
+    """Move the calling thread into a network namespace. Python has os.setns from 3.12 on only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,193 @@
+"""An attempt of an http function: a warm container or a cold start, one request, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.containers.answer import AnswerTooLarge
+from agent.containers.container import Container, Sink
+from agent.containers.engine import EngineUnavailable
+from agent.containers.evidence import death_of
+from agent.containers.execution import Execution, Ran
+from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, is_ready, post, request_headers
+from agent.containers.output import Stream
+from agent.containers.spec import PORT, server_environment
+from agent.protocol import Headers
+
+PATIENCE_SECONDS = 0.5
+"""After a connection broke, the end of the container is waited for so long; then it counts as alive."""
+
+LAST_WORDS_SECONDS = 1.0
+"""So long an answer may still arrive from a container that has ended."""
+
+UNREACHABLE_SECONDS = 5.0
+"""A container that cannot be reached has most likely just ended; so long its end is waited for."""
+
+_FIRST_LOOK = 0.002
+_SLOWEST_LOOK = 0.05
+_READY_PATH_SECONDS = 2.0
+
+
+async def serve(execution: Execution) -> Ran:
+    """Run an attempt in a warm container where there is one, else in a new one."""
+    if execution.revision.reuse:
+        warm = await execution.host.pool.take(execution.revision.key)
+        if warm is not None:
+            try:
+                return await _serve_in(execution, warm)
+            except NotSent:
+                # It died while it was idle. The request never left us, so it may be sent elsewhere.
+                execution.container = None
+    image = await execution.image()
+    begun = execution.monotonic()
+    container = await execution.start_container(image, server_environment(), _sink(execution))
+    return await _serve_in(execution, container, begun)
+
+
+async def _serve_in(execution: Execution, container: Container, start_begun: float | None = None) -> Ran:
+    """Send the request to a container that is lent to us, and see to it that it is kept or removed.
+
+    Args:
+        start_begun: When the container's start began; None for a warm one.
+
+    Raises:
+        NotSent: A warm container cannot be connected to.
+    """
+    pool = execution.host.pool
+    execution.container = container
+    container.send_output(_sink(execution))
+    keep = False
+    try:
+        if start_begun is not None:
+            not_ready = await _until_ready(execution, container)
+            if not_ready is not None:
+                return not_ready
+            pool.cold_starts.note(execution.revision.key, execution.monotonic() - start_begun)
+        execution.enter("running")
+        begun = execution.monotonic()
+        answer = await _answer_or_ending(execution, container)
+        if isinstance(answer, Ran):
+            return answer
+        pool.services.note(execution.revision.key, execution.monotonic() - begun)
+        await container.settle(first=execution.cold)
+        keep = execution.revision.reuse
+        return await execution.answered(answer.status, answer.headers)
+    finally:
+        if keep:
+            pool.give_back(container)
+        else:
+            pool.discard(container)
+
+
+async def _until_ready(execution: Execution, container: Container) -> Ran | None:
+    """Wait until the server can take a request; otherwise give the ending."""
+    limit = execution.host.config.start_timeout
+    deadline = execution.monotonic() + limit
+    pause = _FIRST_LOOK
+    while not container.ended.is_set():
+        if container.door is None:
+            break
+        if await _takes_requests(container, execution.revision.ready_path):
+            return None
+        if execution.monotonic() >= deadline:
+            what = f"answer {execution.revision.ready_path} with 2xx" if execution.revision.ready_path else "listen"
+            return execution.ended("never_ready", f"the function did not {what} on port {PORT} within {limit:g} s")
+        try:
+            async with asyncio.timeout(pause):
+                await container.ended.wait()
+        except TimeoutError:
+            pause = min(pause * 1.5, _SLOWEST_LOOK)
+    death = await death_of(execution.host.engine, container, UNREACHABLE_SECONDS)
+    if death is None:
+        raise EngineUnavailable("the container runs and cannot be reached")
+    return execution.died(death, " before it was ready")
+
+
+async def _takes_requests(container: Container, ready_path: str) -> bool:
+    if container.door is None:
+        return False
+    if ready_path:
+        return await is_ready(container.door, ready_path, _READY_PATH_SECONDS)
+    return await container.door.accepts()
+
+
+async def _answer_or_ending(execution: Execution, container: Container) -> Answer | Ran:
+    """Send the request. The timeout counts from here."""
+    limit = execution.revision.timeout
+    try:
+        async with asyncio.timeout(limit):
+            answer = await _request(execution, container)
+    except TimeoutError:
+        return execution.ended("timeout", f"the function did not complete its answer within {limit} s")
+    except NotSent as error:
+        execution.started = False
+        if not execution.cold:
+            raise
+        return await _broken(execution, container, str(error))
+    except Broken as error:
+        return await _broken(execution, container, str(error))
+    except NotHttp as error:
+        return execution.ended("bad_response", str(error))
+    except AnswerTooLarge:
+        return execution.ended("result_too_large", f"the answer is over {execution.answer.limit} bytes")
+    if answer.open_ended and not await _still_there(container):
+        # Only the end of the connection said that the answer was complete, and a crash ends it too.
+        death = await death_of(execution.host.engine, container, PATIENCE_SECONDS)
+        if death is not None and death.exit_code != 0:
+            return execution.died(death, " during its answer")
+    return answer
+
+
+async def _broken(execution: Execution, container: Container, detail: str) -> Ran:
+    """Give the ending after a connection broke: the container ended, or it lives and answers badly."""
+    death = await death_of(execution.host.engine, container, PATIENCE_SECONDS)
+    if death is None:
+        return execution.ended("bad_response", detail)
+    return execution.died(death, " during its answer" if execution.answer.size else " before it answered")
+
+
+async def _still_there(container: Container) -> bool:
+    return not container.ended.is_set() and container.door is not None and await container.door.accepts()
+
+
+async def _request(execution: Execution, container: Container) -> Answer:
+    """Send the request, and stop waiting for the answer soon after the container has ended."""
+    if container.door is None:
+        raise NotSent("the container has no door")
+    execution.started = True
+    call = asyncio.create_task(
+        post(container.door, execution.offer.query, _headers(execution), execution.input, execution.answer)
+    )
+    # Meanwhile, since the function has the request and we have time.
+    forget = asyncio.create_task(container.oom.forget()) if not execution.cold else None
+    ended = asyncio.create_task(container.ended.wait())
+    try:
+        await asyncio.wait({call, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            await asyncio.wait({call}, timeout=LAST_WORDS_SECONDS)
+        if not call.done():
+            raise Broken("the container ended")
+        return call.result()
+    finally:
+        tasks = [task for task in (call, ended, forget) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _headers(execution: Execution) -> Headers:
+    deadline = execution.wall() + execution.revision.timeout
+    ours = {
+        "X-Task-Id": execution.lease.task,
+        "X-Function-Id": execution.revision.function,
+        "X-Attempt": str(execution.lease.attempt),
+        "X-Deadline": str(int(deadline * 1000)),
+    }
+    return request_headers(execution.offer.headers, ours)
+
+
+def _sink(execution: Execution) -> Sink:
+    async def take(stream: Stream, piece: bytes) -> None:
+        execution.capture.feed(stream, piece)
+
+    return take

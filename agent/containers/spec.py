@@ -1,0 +1,167 @@
+"""PURE. What a function's container is made of, and how the engine is told.
+
+Here stands every wall around a function: what it may use, see and do. Nothing here does anything;
+`arguments` gives the body of the engine's create call, as the Engine API describes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from agent.protocol import Mode, Revision
+
+PORT = 8080
+"""Where an http function listens inside its container."""
+
+NOBODY = "65534:65534"
+"""User and group of a container whose image names none."""
+
+PIDS = 256
+OPEN_FILES = 4096
+"""Not more than any engine may give: it cannot raise its own hard limit."""
+
+TMP_MIB = 64
+JOB_LOG = {"max-size": "8m", "max-file": "2", "compress": "false"}
+LESS_DEAR = 500
+"""Added to what the kernel holds against a process when memory ends: functions go before the agent."""
+
+NODE_LABEL = "fernd.node"
+FUNCTION_LABEL = "fernd.function"
+REVISION_LABEL = "fernd.revision"
+
+
+class EngineTraits(Struct, frozen=True):
+    """What must be known of an engine to tell it well.
+
+    Attributes:
+        cgroup: Version of the kernel's control groups: only version 1 takes a swappiness.
+        cpus: CPUs that there are; the engine refuses a container more.
+        init: The engine has an init process to put before the function.
+        runtime: OCI runtime to use; empty: the engine's own choice.
+    """
+
+    cgroup: int
+    cpus: int
+    init: bool
+    runtime: str = ""
+
+
+class ContainerSpec(Struct, frozen=True):
+    """One container to be made.
+
+    Attributes:
+        user: User that the image names; empty where it names none.
+        volumes: Paths that the image declares as volumes. They become memory, not disk.
+        env: The function's own environment.
+        contract_env: Variables of the function contract, which win over the function's own.
+        command: What to run in place of what the image names.
+        network: Name of the engine's network, or ``none``.
+        publish: Publish the port on 127.0.0.1.
+        memory: MiB.
+        privileged: All three yeses were given: see `may_be_privileged`.
+    """
+
+    image: str
+    mode: Mode
+    node: str
+    function: str
+    revision: str
+    user: str = ""
+    volumes: Sequence[str] = ()
+    env: Mapping[str, str] = {}
+    contract_env: Mapping[str, str] = {}
+    command: Sequence[str] = ()
+    network: str = "none"
+    publish: bool = False
+    cpus: float = 1.0
+    memory: int = 256
+    privileged: bool = False
+
+
+def may_be_privileged(revision: Revision, allowed_images: Sequence[str], engine_can: bool) -> bool:
+    """Say whether a container is made privileged: the function asks, the operator allows the image, the engine can.
+
+    Args:
+        allowed_images: References, where ``*`` stands for any text.
+    """
+    return revision.privileged and engine_can and any(_matches(revision.image, allowed) for allowed in allowed_images)
+
+
+def _matches(image: str, allowed: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, allowed.split("*"))), image) is not None
+
+
+def server_environment() -> dict[str, str]:
+    """Give what the function contract puts in the environment of a server."""
+    return {"PORT": str(PORT)}
+
+
+def job_environment(query: str, task: str) -> dict[str, str]:
+    """Give what the function contract puts in the environment of a job."""
+    return {"QUERY_STRING": query, "TASK_ID": task}
+
+
+def arguments(spec: ContainerSpec, traits: EngineTraits) -> dict[str, Any]:
+    """Translate a specification for the engine."""
+    job = spec.mode == "job"
+    env = {**spec.env, **spec.contract_env}
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Labels": {NODE_LABEL: spec.node, FUNCTION_LABEL: spec.function, REVISION_LABEL: spec.revision},
+        "AttachStdin": job,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "OpenStdin": job,
+        "StdinOnce": job,
+        # A health check of the image would cost CPU and tell us nothing: the request itself tells.
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_config(spec, traits),
+    }
+    if spec.command:
+        body["Entrypoint"] = list(spec.command)
+    if spec.publish:
+        body["ExposedPorts"] = {f"{PORT}/tcp": {}}
+    if not spec.privileged:
+        body["User"] = spec.user or NOBODY
+    return body
+
+
+def _host_config(spec: ContainerSpec, traits: EngineTraits) -> dict[str, Any]:
+    tmp = min(TMP_MIB, max(1, spec.memory // 2))
+    tmpfs = f"rw,exec,nosuid,nodev,mode=1777,size={tmp}m"
+    memory = spec.memory * 1024 * 1024
+    config: dict[str, Any] = {
+        "NetworkMode": spec.network,
+        "ReadonlyRootfs": True,
+        "Tmpfs": dict.fromkeys(("/tmp", *spec.volumes), tmpfs),  # noqa: S108 - a path inside the container
+        "ShmSize": tmp * 1024 * 1024,
+        "PidsLimit": PIDS,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "NanoCpus": int(min(spec.cpus, traits.cpus) * 1_000_000_000),
+        "OomScoreAdj": LESS_DEAR,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+        # A job's output must survive the agent; that of a server is read as it comes.
+        "LogConfig": {"Type": "local", "Config": JOB_LOG} if spec.mode == "job" else {"Type": "none"},
+        "Init": traits.init,
+    }
+    if traits.cgroup == 1:
+        config["MemorySwappiness"] = 0
+    if traits.runtime:
+        config["Runtime"] = traits.runtime
+    if spec.publish:
+        config["PortBindings"] = {f"{PORT}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
+    if spec.privileged:
+        config["Privileged"] = True
+    else:
+        config["CapDrop"] = ["ALL"]
+        config["SecurityOpt"] = ["no-new-privileges"]
+    return config

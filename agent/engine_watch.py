@@ -1,0 +1,139 @@
+"""Whether the engine is there: found at the start, however long that takes, and watched from then on.
+
+A node without an engine stays connected and takes no work. An engine that restarts is no reason for
+the agent to end, nor to fail one task after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as _random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NoReturn, Protocol
+
+import msgspec
+import structlog
+
+from agent.availability import Availability
+from agent.backoff import full_jitter
+from agent.containers.engine import EngineError, EngineUnavailable
+from agent.protocol import Capabilities
+
+SEARCH_SECONDS = 30.0
+"""Between two tries to find the engine, at most."""
+
+ASK_SECONDS = 10.0
+"""Between two questions whether it still answers."""
+
+REMOVAL_SECONDS = 60.0
+"""For the engine to remove all containers of this node."""
+
+LOST = "engine_lost"
+"""Why an attempt is given back when the engine stopped answering."""
+
+
+class Host(Protocol):
+    """What the node asks of its containers: `agent.containers.host.ContainerHost`."""
+
+    @property
+    def arch(self) -> str:
+        """The engine's architecture."""
+
+    @property
+    def internet(self) -> bool:
+        """Functions can be let to the internet."""
+
+    async def start(self) -> None:
+        """Find the engine, or raise `EngineUnavailable`."""
+
+    async def stop(self) -> None:
+        """Remove every container of this node."""
+
+    def images(self) -> list[str]:
+        """List the images that are here."""
+
+    def warm(self) -> list[str]:
+        """List the revisions with a warm container."""
+
+    async def can_run_privileged(self) -> bool:
+        """Say whether the operator allows it and a privileged container ran."""
+
+
+class EngineWatch:
+    """Keeps `Availability` true to the engine.
+
+    Args:
+        ask: Asks the engine anything; raises `EngineUnavailable` where it does not answer.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        ask: Callable[[], Awaitable[object]],
+        availability: Availability,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self._host = host
+        self._ask = ask
+        self._availability = availability
+        self._random = random
+        self._in_doubt = asyncio.Event()
+        self._log = structlog.get_logger()
+        self._privileged = False
+
+    def describe(self, capabilities: Capabilities) -> Capabilities:
+        """Add to a node's capabilities what the engine can do; nothing before it is found."""
+        return msgspec.structs.replace(
+            capabilities, privileged=self._privileged, internet=self._host.internet, arch=self._host.arch
+        )
+
+    def attempt_given_back(self, reason: str) -> None:
+        """Take no more work at once where the engine was lost, or the same task would come back and forth."""
+        if reason == LOST:
+            self._availability.block("engine", "the engine does not answer")
+            self._in_doubt.set()
+
+    async def run(self, found: Callable[[], None]) -> NoReturn:
+        """Find the engine, and ask it now and then.
+
+        Args:
+            found: Called once, before work is taken.
+        """
+        await self._find()
+        self._privileged = await self._host.can_run_privileged()
+        found()
+        self._availability.clear("engine")
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    await self._in_doubt.wait()
+            self._in_doubt.clear()
+            try:
+                await self._ask()
+            except (EngineUnavailable, EngineError) as error:
+                self._availability.block("engine", str(error))
+            else:
+                self._availability.clear("engine")
+
+    async def end(self) -> None:
+        """Remove every container of this node."""
+        try:
+            async with asyncio.timeout(REMOVAL_SECONDS):
+                await self._host.stop()
+        except TimeoutError:
+            self._log.error("the engine did not remove all containers", waited=REMOVAL_SECONDS)
+        except EngineUnavailable as error:
+            self._log.warning("containers could not be removed", reason=str(error))
+
+    async def _find(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._host.start()
+            except (EngineUnavailable, EngineError) as error:
+                failures += 1
+                self._availability.block("engine", str(error))
+                await asyncio.sleep(full_jitter(failures, self._random, longest=SEARCH_SECONDS))
+            else:
+                return

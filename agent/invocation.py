@@ -1,0 +1,134 @@
+"""One attempt of one task, from accepted to its ending.
+
+`Invocation.run` always comes to an end, and says by evidence what happened: the function answered, or it did
+not and here is why (`Ran`); or the attempt ended for a reason that is not the function's (`GaveBack`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from agent.containers.answer import AnswerBody
+from agent.containers.engine import EngineError, EngineUnavailable
+from agent.containers.execution import CannotRun, Execution, GaveBack, Ran, Report
+from agent.containers.host import ContainerHost, Refused
+from agent.containers.images import ImageUnavailable
+from agent.containers.job import run_job
+from agent.containers.pool import NoRoom
+from agent.containers.server import serve
+from agent.protocol import Offer
+
+__all__ = ["GaveBack", "Invocation", "Ran", "Report", "StopReason"]
+
+StopReason = Literal["cancelled", "stale", "drained"]
+
+
+class Invocation:
+    """Runs one attempt, once.
+
+    Args:
+        body: The input, or the file that it is in.
+        spool: Directory for a large answer, as ``<task>-<attempt>.body``.
+        result_limit: Bytes that an answer may have.
+    """
+
+    def __init__(  # noqa: PLR0917 - all but the clocks are what the invocation is of
+        self,
+        offer: Offer,
+        body: bytes | Path,
+        host: ContainerHost,
+        report: Report,
+        spool: Path,
+        result_limit: int,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._answer = AnswerBody(spool / f"{offer.lease.task}-{offer.lease.attempt}.body", result_limit)
+        self._execution = Execution(offer, body, host, report, self._answer, wall=wall, monotonic=monotonic)
+        self._stop_reason: StopReason | None = None
+        self._stop_asked = asyncio.Event()
+        self._log = structlog.get_logger().bind(task=offer.lease.task, attempt=offer.lease.attempt)
+
+    async def run(self) -> Ran | GaveBack:
+        """Run the attempt. Raises nothing but CancelledError, which ends the container too."""
+        work = asyncio.create_task(self._work())
+        asked = asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            await self._stop(work)
+            return await self._stopped(work)
+        finally:
+            work.cancel()
+            asked.cancel()
+            await asyncio.gather(work, asked, return_exceptions=True)
+
+    def stop(self, reason: StopReason) -> None:
+        """End the attempt soon: a signal to the function, time to obey, then the kill. The first reason stands."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._stop_asked.set()
+
+    async def _stop(self, work: asyncio.Task[Ran | GaveBack]) -> None:
+        container = self._execution.container
+        if container is not None:
+            try:
+                await container.signal("SIGTERM")
+            except EngineUnavailable as error:
+                self._log.warning("function not signalled", reason=str(error))
+            await asyncio.wait({work}, timeout=self._host.config.stop_grace)
+        # What cannot be stopped by asking is removed with its container.
+        work.cancel()
+        await asyncio.wait({work})
+
+    async def _stopped(self, work: asyncio.Task[Ran | GaveBack]) -> Ran | GaveBack:
+        result = None if work.cancelled() else work.result()
+        answered = isinstance(result, Ran) and result.outcome.ending == "answered"
+        if self._stop_reason == "drained" and result is not None and answered:
+            return result
+        await self._answer.discard()
+        if self._stop_reason == "cancelled":
+            return self._execution.ended("cancelled", "the task was cancelled")
+        return GaveBack(self._stop_reason or "stale", self._execution.started)
+
+    async def _work(self) -> Ran | GaveBack:
+        result: Ran | GaveBack | None = None
+        try:
+            result = await self._ran_or_gave_back()
+        finally:
+            if not isinstance(result, Ran) or result.outcome.ending != "answered":
+                await self._answer.discard()
+        return result
+
+    async def _ran_or_gave_back(self) -> Ran | GaveBack:
+        execution = self._execution
+        try:
+            return await (run_job if execution.revision.mode == "job" else serve)(execution)
+        except ImageUnavailable as error:
+            return execution.ended("image_unavailable", str(error))
+        except CannotRun as error:
+            return execution.ended("crash", str(error))
+        except Refused as error:
+            return GaveBack(str(error), started=False)
+        except NoRoom as error:
+            self._log.warning("no room for a container", reason=str(error))
+            return GaveBack("no_room", started=False)
+        except EngineUnavailable as error:
+            self._log.warning("engine lost", reason=str(error))
+            return GaveBack("engine_lost", execution.started)
+        except EngineError as error:
+            self._log.error("engine refused", status=error.status, reason=error.message)
+            return GaveBack("engine_error", execution.started)
+        except Exception:  # noqa: BLE001
+            # The last line of defence: what goes wrong with one task must not touch another.
+            self._log.exception("attempt failed")
+            return GaveBack("internal_error", execution.started)

@@ -1,0 +1,375 @@
+"""The life of one attempt on this node, as a pure function: (life, event) -> (life, actions).
+
+    OFFERED ──> HELD ──> ACCEPTED ──> PULLING ──> STARTING ──> RUNNING ──> SPOOLING ──> UPLOADING ──> SPOOLED
+       │          │          └────────────┴─── working ┴───────────┘                                     │
+    DECLINED  GIVING_BACK ──> GIVEN_BACK                                                           ACKNOWLEDGED
+
+What may be relied upon:
+
+- nothing begins before the accept is on disk, and where the offer is held, not before `Begun`;
+- an attempt has one ending: an outcome, a give-back, a decline or nothing (abandoned);
+- after `Abandoned` no outcome is sent, and work that still runs is stopped first;
+- the permits are released once, when the work is over.
+
+An event that means nothing in a state is ignored: messages and disk writes cross each other, and
+none of those crossings is an error.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from agent.protocol import Phase
+
+StopReason: TypeAlias = Literal["cancelled", "stale", "drained"]
+
+
+class State(StrEnum):
+    """Where an attempt is."""
+
+    OFFERED = "offered"
+    """Its accept is being written to the journal."""
+    HELD = "held"
+    """Accepted, but it must not begin yet."""
+    ACCEPTED = "accepted"
+    """Its input is fetched and its container looked for."""
+    PULLING = "pulling"
+    STARTING = "starting"
+    RUNNING = "running"
+    ABORTING = "aborting"
+    """The node stops: its work was told to end, and what comes of it still counts."""
+    ABANDONING = "abandoning"
+    """The dispatcher took it away: its work was told to end, and what comes of it does not count."""
+    SPOOLING = "spooling"
+    """Its outcome is being written to the journal."""
+    UPLOADING = "uploading"
+    """The body of its outcome is being uploaded beside the session."""
+    SPOOLED = "spooled"
+    """Its outcome is on disk, and is repeated until it is acknowledged."""
+    GIVING_BACK = "giving_back"
+    """It is to be given back as soon as there is a session."""
+
+    ACKNOWLEDGED = "acknowledged"
+    ABANDONED = "abandoned"
+    GIVEN_BACK = "given_back"
+    DECLINED = "declined"
+
+
+WORKING = frozenset({State.ACCEPTED, State.PULLING, State.STARTING, State.RUNNING})
+"""Something runs for the attempt, and its end is awaited as `WorkRan` or `WorkGaveBack`."""
+
+ENDED = frozenset({State.ACKNOWLEDGED, State.ABANDONED, State.GIVEN_BACK, State.DECLINED})
+
+
+class Life(Struct, frozen=True):
+    """All that decides what happens next.
+
+    Attributes:
+        hold: The offer says not to begin before `Begun`.
+        upload: A body is still to be uploaded before the outcome can be sent.
+    """
+
+    state: State = State.OFFERED
+    hold: bool = False
+    upload: bool = False
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+class AcceptWritten(Struct, frozen=True):
+    """The accept is on disk."""
+
+
+class AcceptNotWritten(Struct, frozen=True):
+    """The journal could not write."""
+
+    reason: str
+
+
+class Begun(Struct, frozen=True):
+    """The dispatcher has recorded the accept of a held offer."""
+
+
+class PhaseEntered(Struct, frozen=True):
+    """The work got further."""
+
+    phase: Phase
+
+
+class WorkRan(Struct, frozen=True):
+    """The work ended with an outcome; ``upload``: its body is too large for a message."""
+
+    upload: bool
+
+
+class WorkGaveBack(Struct, frozen=True):
+    """The work ended without an outcome, for a reason that is not the function's."""
+
+    reason: str
+    started: bool
+
+
+class Spooled(Struct, frozen=True):
+    """The journal is done with the outcome."""
+
+
+class Uploaded(Struct, frozen=True):
+    """The dispatcher has the body."""
+
+
+class UploadPostponed(Struct, frozen=True):
+    """The upload cannot go on before there is another session."""
+
+
+class UploadRefused(Struct, frozen=True):
+    """The dispatcher will not take the body: the lease is stale."""
+
+
+class SessionOpened(Struct, frozen=True):
+    """There is a session again, and the dispatcher did not take the attempt away."""
+
+
+class GiveBackSent(Struct, frozen=True):
+    """The give-back is on its way."""
+
+
+class Overdue(Struct, frozen=True):
+    """The dispatcher's next word is missing for too long."""
+
+
+class Acknowledged(Struct, frozen=True):
+    """The dispatcher has the outcome, or refused it for good."""
+
+
+class Abandoned(Struct, frozen=True):
+    """The attempt is not this node's any more."""
+
+    reason: StopReason
+
+
+class Draining(Struct, frozen=True):
+    """The node begins nothing new."""
+
+
+class Aborted(Struct, frozen=True):
+    """The node ends what runs."""
+
+
+Event: TypeAlias = (
+    AcceptWritten
+    | AcceptNotWritten
+    | Begun
+    | PhaseEntered
+    | WorkRan
+    | WorkGaveBack
+    | Spooled
+    | Uploaded
+    | UploadPostponed
+    | UploadRefused
+    | SessionOpened
+    | GiveBackSent
+    | Overdue
+    | Acknowledged
+    | Abandoned
+    | Draining
+    | Aborted
+)
+
+# Actions ------------------------------------------------------------------------------------------
+
+
+class SendAccept(Struct, frozen=True):
+    """Tell the dispatcher that the offer is taken."""
+
+
+class SendDecline(Struct, frozen=True):
+    """Tell the dispatcher that the offer is not taken."""
+
+    reason: str
+
+
+class StartWork(Struct, frozen=True):
+    """Fetch the input and run the function."""
+
+
+class StopWork(Struct, frozen=True):
+    """End what runs for the attempt; its end is reported as ever."""
+
+    reason: StopReason
+
+
+class ReleasePermit(Struct, frozen=True):
+    """The attempt uses no cpu, memory or slot any more."""
+
+
+class SpoolOutcome(Struct, frozen=True):
+    """Write the outcome to the journal."""
+
+
+class StartUpload(Struct, frozen=True):
+    """Upload the outcome's body."""
+
+
+class StopUpload(Struct, frozen=True):
+    """End the upload; nothing is reported."""
+
+
+class SendOutcome(Struct, frozen=True):
+    """Tell the dispatcher how the attempt ended."""
+
+
+class KeepGiveBack(Struct, frozen=True):
+    """Remember why the attempt is given back."""
+
+    reason: str
+    started: bool
+
+
+class SendGiveBack(Struct, frozen=True):
+    """Tell the dispatcher, as soon as there is a session; `GiveBackSent` follows when it is told."""
+
+
+class Forget(Struct, frozen=True):
+    """Remove the attempt from the journal, with its files."""
+
+
+Action: TypeAlias = (
+    SendAccept
+    | SendDecline
+    | StartWork
+    | StopWork
+    | ReleasePermit
+    | SpoolOutcome
+    | StartUpload
+    | StopUpload
+    | SendOutcome
+    | KeepGiveBack
+    | SendGiveBack
+    | Forget
+)
+Step: TypeAlias = tuple[Life, tuple[Action, ...]]
+
+_PHASES = {"pulling": State.PULLING, "starting": State.STARTING, "running": State.RUNNING, "uploading": State.RUNNING}
+
+
+def step(life: Life, event: Event) -> Step:
+    """Say what becomes of an attempt, and what is to be done, in this order."""
+    match life.state:
+        case State.OFFERED:
+            return _offered(life, event)
+        case State.HELD:
+            return _held(life, event)
+        case State.ACCEPTED | State.PULLING | State.STARTING | State.RUNNING | State.ABORTING:
+            return _working(life, event)
+        case State.ABANDONING:
+            return _abandoning(life, event)
+        case State.SPOOLING | State.UPLOADING | State.SPOOLED:
+            return _delivering(life, event)
+        case State.GIVING_BACK:
+            return _giving_back(life, event)
+        case _:
+            return life, ()
+
+
+def _offered(life: Life, event: Event) -> Step:
+    match event:
+        case AcceptWritten() if life.hold:
+            return _to(life, State.HELD, SendAccept())
+        case AcceptWritten():
+            return _to(life, State.ACCEPTED, SendAccept(), StartWork())
+        case AcceptNotWritten(reason):
+            return _to(life, State.DECLINED, ReleasePermit(), SendDecline(reason))
+        case Abandoned():
+            return _to(life, State.ABANDONED, ReleasePermit(), Forget())
+        case Draining() | Aborted():
+            return _to(life, State.DECLINED, ReleasePermit(), SendDecline("draining"), Forget())
+        case _:
+            return life, ()
+
+
+def _held(life: Life, event: Event) -> Step:
+    match event:
+        case Begun():
+            return _to(life, State.ACCEPTED, StartWork())
+        case Abandoned():
+            return _to(life, State.ABANDONED, ReleasePermit(), Forget())
+        case Draining() | Aborted():
+            return _give_back(life, "drained", started=False)
+        case Overdue():
+            return _give_back(life, "was not told to begin", started=False)
+        case _:
+            return life, ()
+
+
+def _working(life: Life, event: Event) -> Step:
+    match event:
+        case PhaseEntered(phase) if life.state is not State.ABORTING:
+            return _to(life, _PHASES[phase])
+        case WorkRan(upload):
+            return _to(replace(life, upload=upload), State.SPOOLING, ReleasePermit(), SpoolOutcome())
+        case WorkGaveBack(reason, started):
+            return _give_back(life, reason, started=started)
+        case Abandoned(reason):
+            return _to(life, State.ABANDONING, StopWork(reason))
+        case Aborted() if life.state is not State.ABORTING:
+            return _to(life, State.ABORTING, StopWork("drained"))
+        case _:
+            return life, ()
+
+
+def _abandoning(life: Life, event: Event) -> Step:
+    match event:
+        case WorkRan() | WorkGaveBack():
+            return _to(life, State.ABANDONED, ReleasePermit(), Forget())
+        case _:
+            return life, ()
+
+
+def _delivering(life: Life, event: Event) -> Step:
+    if isinstance(event, Abandoned | UploadRefused):
+        stop = (StopUpload(),) if life.state is State.UPLOADING else ()
+        return _to(life, State.ABANDONED, *stop, Forget())
+    match life.state, event:
+        case State.SPOOLING, Spooled():
+            return _deliver(life)
+        case State.UPLOADING, Uploaded():
+            return _deliver(replace(life, upload=False))
+        case State.UPLOADING, UploadPostponed():
+            return _to(life, State.SPOOLED)
+        case State.SPOOLED, SessionOpened() | Overdue():
+            return _deliver(life)
+        case State.SPOOLED, Acknowledged():
+            return _to(life, State.ACKNOWLEDGED, Forget())
+        case _:
+            return life, ()
+
+
+def _giving_back(life: Life, event: Event) -> Step:
+    match event:
+        case SessionOpened():
+            return life, (SendGiveBack(),)
+        case GiveBackSent():
+            return _to(life, State.GIVEN_BACK, Forget())
+        case Abandoned():
+            return _to(life, State.ABANDONED, Forget())
+        case _:
+            return life, ()
+
+
+def _deliver(life: Life) -> Step:
+    if life.upload:
+        return _to(life, State.UPLOADING, StartUpload())
+    return _to(life, State.SPOOLED, SendOutcome())
+
+
+def _give_back(life: Life, reason: str, *, started: bool) -> Step:
+    return _to(life, State.GIVING_BACK, ReleasePermit(), KeepGiveBack(reason, started), SendGiveBack())
+
+
+def _to(life: Life, state: State, *actions: Action) -> Step:
+    return replace(life, state=state), actions

@@ -1,0 +1,193 @@
+"""``fernd dispatcher``: settings, store, first token, server; and all of it back down again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import click
+import structlog
+from aiohttp import web
+
+from agent import logs, settings
+from agent.settings import SettingsError
+from dispatcher import __version__, auth
+from dispatcher.app import build
+from dispatcher.config import DispatcherConfig
+from dispatcher.routes.keys import CORE
+from dispatcher.server import Runner
+from dispatcher.store.base import Account, Store, StoreUnavailable
+from dispatcher.store.sqlite import SqliteStore
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+CONFIG_FILE = settings.CONFIG_DIR / "dispatcher.toml"
+TOKEN_FILE = "api-token"  # noqa: S105 - the name of the file
+DATABASE_FILE = "dispatcher.sqlite"
+ACCOUNT = Account("default", "default")
+"""Owns all that is made with the first token."""
+
+BACKLOG = 1024
+
+log = structlog.get_logger()
+
+
+@click.command(epilog="Example: fernd dispatcher --data-dir ~/fernd --listen 127.0.0.1:7070")
+@click.option("--database", metavar="URL", help="sqlite:///FILE; by default dispatcher.sqlite in the data directory.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False),
+    help="Where the first start writes api-token; by default $XDG_STATE_HOME/fernd.",
+)
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where to listen; 127.0.0.1:7070 by default, port 0 takes a free one."
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Settings; by default {CONFIG_FILE}, if it is there.",
+)
+def dispatcher(database: str | None, data_dir: str | None, listen: str | None, config: Path | None) -> None:
+    """Serve the task API and give tasks to nodes, until SIGTERM or Ctrl-C.
+
+    The first start makes an account and writes its token to the file api-token in the data directory.
+    """
+    files = [config] if config else [CONFIG_FILE] if CONFIG_FILE.exists() else []
+    flags = {"store.database": database, "server.data_dir": data_dir, "server.listen": listen}
+    try:
+        loaded = settings.load(DispatcherConfig, files, os.environ, flags)
+        directory = (loaded.server.data_dir or default_data_dir(os.environ, Path.home())).absolute()
+        file = database_file(loaded.store.database, directory)
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(EXIT_USAGE)
+    logs.configure(loaded.log.level, loaded.log.format)
+    _allow_many_connections()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        asyncio.run(serve(loaded, SqliteStore(file), directory))
+    except (StoreUnavailable, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except Exception:
+        log.exception("dispatcher failed")
+        sys.exit(EXIT_FAILED)
+
+
+def default_data_dir(environ: Mapping[str, str], home: Path) -> Path:
+    """Find the data directory when nobody says: as a service the one that systemd made."""
+    if service := environ.get("STATE_DIRECTORY"):
+        return Path(service.partition(":")[0])
+    state = environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else home / ".local" / "state") / "fernd"
+
+
+def database_file(database: str, directory: Path) -> Path:
+    """Find the file that a database URL names; without a URL, the one in the data directory.
+
+    Raises:
+        SettingsError: It names something else.
+    """
+    if not database:
+        return directory / DATABASE_FILE
+    scheme, _, path = database.partition(":///")
+    if scheme == "sqlite" and path:
+        return Path(path).expanduser().absolute()
+    if scheme.partition(":")[0] in {"postgresql", "postgres"}:
+        raise SettingsError(["store.database: this build has the SQLite store only, expected sqlite:///FILE"])
+    raise SettingsError(["store.database: expected sqlite:///FILE"])
+
+
+async def serve(config: DispatcherConfig, store: Store, directory: Path) -> None:
+    """Run a dispatcher until a signal comes.
+
+    Raises:
+        OSError: The address cannot be listened on, or the token cannot be written.
+        StoreUnavailable: The database cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        await store.open()
+        stack.push_async_callback(store.close)
+        await first_start(store, directory)
+        app = build(config, store)
+        await stack.enter_async_context(listening(app, config))
+        await _stopped(app)
+        log.info("stopping")
+    log.info("stopped")
+
+
+async def first_start(store: Store, directory: Path, wall: Callable[[], float] = time.time) -> None:
+    """Make the account and its token, where the store has none.
+
+    The account comes last: a start that is cut short before is done again, with another token.
+    """
+    if await store.has_accounts():
+        return
+    token = auth.new_token()
+    write_secret(directory / TOKEN_FILE, token)
+    await store.add_token(auth.token_hash(token), ACCOUNT.id, TOKEN_FILE, int(wall() * 1000))
+    await store.add_account(ACCOUNT)
+    log.info("account made, its token was written", file=str(directory / TOKEN_FILE))
+
+
+def write_secret(file: Path, secret: str) -> None:
+    """Write a file that its owner alone can read. It is there whole, or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as target:
+        target.write(f"{secret}\n")
+        target.flush()
+        os.fsync(descriptor)
+    partial.replace(file)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, config: DispatcherConfig) -> AsyncIterator[str]:
+    """Serve an application while the context lasts, and give its URL."""
+    runner = Runner(app, config)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.server.host or None, config.server.port, backlog=BACKLOG)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening", address=url, version=__version__)
+        yield url
+    finally:
+        await runner.cleanup()
+
+
+async def _stopped(app: web.Application) -> None:
+    """Wait for the first signal; a second one ends the process at once. Raises what ended the core, if it ends."""
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, signalled.set)
+    core = asyncio.create_task(app[CORE].ended())
+    waiting = asyncio.create_task(signalled.wait())
+    await asyncio.wait({core, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for number in signals:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+    waiting.cancel()
+    if core.done():
+        core.result()
+    core.cancel()
+
+
+def _allow_many_connections() -> None:
+    """Use as many file descriptors as the system lets us: each node has a connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems name a hard limit that is higher than they allow.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

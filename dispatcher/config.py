@@ -1,0 +1,101 @@
+"""The dispatcher's settings. `agent.settings` makes them from files, environment and flags."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from agent.logs import LogConfig
+
+KIB = 1024
+MIB = 1024 * 1024
+
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}", re.ASCII)
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``server``: where the dispatcher listens and keeps its files.
+
+    Attributes:
+        listen: ``HOST:PORT``; port 0 picks a free one.
+        data_dir: Directory of ``api-token`` and of the embedded database. Where it is not set: the one that
+            systemd gives, else ``$XDG_STATE_HOME/fernd``.
+        connections: Connections at a time, sessions of nodes among them. One more is answered 503.
+        keep_alive: Seconds that a connection may be idle, or take to send the head of a request.
+        read_timeout: Seconds that a body may stand still while it is read, or while a caller reads it.
+        stop_grace: Seconds that requests under way have to end when the dispatcher stops.
+    """
+
+    listen: str = "127.0.0.1:7070"
+    data_dir: Path | None = None
+    connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 12_000
+    keep_alive: Seconds = 75
+    read_timeout: Seconds = 30
+    stop_grace: Annotated[float, Meta(ge=0, le=3_600)] = 5
+
+    def __post_init__(self) -> None:
+        if not _LISTEN.fullmatch(self.listen) or self.port > 65_535:
+            raise ValueError("listen: expected HOST:PORT, such as 127.0.0.1:7070")
+
+    @property
+    def host(self) -> str:
+        """The host to listen on, without the brackets of an IPv6 address."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to listen on."""
+        return int(self.listen.rpartition(":")[2])
+
+
+class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``store``: where tasks are kept.
+
+    Attributes:
+        database: ``sqlite:///`` and the path of a file. Empty: ``dispatcher.sqlite`` in the data directory.
+    """
+
+    database: str = ""
+
+
+class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``limits``: how much of anything is taken.
+
+    Attributes:
+        body: Bytes of a task's input.
+        result: Bytes of a task's result.
+        query: Bytes of a request's query string.
+        headers: Bytes of all header lines of a request together.
+        queue_length: Tasks that may wait. One more is answered `QUEUE_FULL`.
+    """
+
+    body: Annotated[int, Meta(ge=0, le=1024 * MIB)] = 8 * MIB
+    result: Annotated[int, Meta(ge=0, le=1024 * MIB)] = 32 * MIB
+    query: Annotated[int, Meta(ge=0, le=64 * KIB)] = 8 * KIB
+    headers: Annotated[int, Meta(ge=1 * KIB, le=256 * KIB)] = 32 * KIB
+    queue_length: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
+
+
+class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``queue``: how long tasks wait.
+
+    Attributes:
+        wait: Seconds that a task waits while no node could ever run it; then it ends with `NO_CAPABLE_NODE`.
+    """
+
+    wait: Seconds = 300
+
+
+class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting of the dispatcher, by section."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    log: LogConfig = field(default_factory=LogConfig)

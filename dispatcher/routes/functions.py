@@ -1,0 +1,277 @@
+"""Functions: what can be run, how, and what it asks of a node. Every change makes a new revision."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from agent.protocol import Mode, Network, Revision
+from dispatcher.ids import is_object_id
+from dispatcher.problem import Problem, invalid, not_found
+from dispatcher.routes.answers import epoch_seconds, json, plain
+from dispatcher.routes.keys import CORE, IDS, now_ms
+from dispatcher.routes.paging import cursor_of, limit_of, page
+from dispatcher.routes.reading import document, parameter
+from dispatcher.routes.tasks import Created
+from dispatcher.store.base import Function, NameTaken
+
+LEAST_MEMORY = 6
+"""MiB; container engines refuse to start with less."""
+
+ENV_BYTES = 64 * 1024
+"""Bytes of all names and values of the environment together."""
+
+CHANGE_TRIES = 5
+"""So often a change is tried again when another one came between."""
+
+# A `$` alone would let a line break pass behind it.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
+Description = Annotated[str, Meta(max_length=80)]
+Lang = Literal["GO", "PY", "JS", "CS", "RB", "RS", "ANY"]
+Image = Annotated[str, Meta(max_length=512, description="An image reference, by tag or digest. Empty: none yet.")]
+EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}(?!\n)$")]
+EnvValue = Annotated[str, Meta(max_length=32 * 1024, pattern=r"^[^\x00]*$")]
+Env = Annotated[dict[EnvName, EnvValue], Meta(max_length=128)]
+Retries = Annotated[int, Meta(ge=0, le=10)]
+ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
+Timeout = Annotated[int, Meta(ge=1, le=900, description="Seconds")]
+CpuCount = Annotated[float, Meta(ge=0, le=64)]
+MemSize = Annotated[int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6")]
+NetworkLatency = Annotated[float, Meta(ge=0, le=60_000, description="Milliseconds")]
+
+_IMAGE = re.compile(
+    r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
+    r"(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@[a-z][a-z0-9]*(?:[+._-][a-z][a-z0-9]*)*:[0-9a-fA-F]{32,})?"
+)
+"""The grammar of image references, as container engines have it."""
+
+
+class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A function to create."""
+
+    name: Name
+    type: Literal["DOCKER"]
+    description: Description = ""
+    lang: Lang = "ANY"
+    image: Image = ""
+    mode: Mode = "http"
+    env: Env = {}
+    network: Network = "none"
+    reuse: bool = True
+    retries: Retries = 2
+    ready_path: ReadyPath = ""
+
+
+class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What shall be different about a function; the rest stays."""
+
+    name: Name | UnsetType = UNSET
+    type: Literal["DOCKER"] | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    lang: Lang | UnsetType = UNSET
+    image: Image | UnsetType = UNSET
+    mode: Mode | UnsetType = UNSET
+    env: Env | UnsetType = UNSET
+    network: Network | UnsetType = UNSET
+    reuse: bool | UnsetType = UNSET
+    retries: Retries | UnsetType = UNSET
+    ready_path: ReadyPath | UnsetType = UNSET
+
+
+class CapabilitiesChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What a function shall ask of a node from now on; the rest stays. 0 is no requirement."""
+
+    timeout: Timeout | UnsetType = UNSET
+    cpu_count: CpuCount | UnsetType = UNSET
+    mem_size: MemSize | UnsetType = UNSET
+    network_latency: NetworkLatency | UnsetType = UNSET
+    privileged: bool | UnsetType = UNSET
+
+
+class FunctionCapabilities(Struct, frozen=True, rename="camel"):
+    """What a function asks of a node."""
+
+    timeout: int
+    cpu_count: int | float
+    mem_size: int
+    network_latency: int | float
+    privileged: bool
+
+
+class FunctionView(Struct, frozen=True, rename="camel"):
+    """A function with its newest revision."""
+
+    id: str
+    name: str
+    description: str
+    lang: str
+    type: str
+    image: str
+    mode: Mode
+    env: dict[str, str]
+    network: Network
+    reuse: bool
+    retries: int
+    ready_path: str
+    capabilities: FunctionCapabilities
+    revision: int
+    created: str
+
+
+async def create_function(request: web.Request, account: str) -> web.StreamResponse:
+    """Create a function."""
+    asked = await document(request, NewFunction)
+    function_id = request.app[IDS].new()
+    revision = Revision(
+        function=function_id,
+        number=1,
+        image=asked.image,
+        mode=asked.mode,
+        env=asked.env,
+        network=asked.network,
+        reuse=asked.reuse,
+        ready_path=asked.ready_path,
+        retries=asked.retries,
+    )
+    _check(revision)
+    function = Function(
+        function_id,
+        account,
+        asked.name,
+        asked.description,
+        asked.lang,
+        asked.type,
+        now_ms(request.app),
+        revision,
+    )
+    try:
+        await request.app[CORE].store.add_function(function)
+    except NameTaken:
+        raise _name_taken(asked.name) from None
+    return json(Created(function_id), 201, f"/v1/function/{function_id}")
+
+
+async def list_functions(request: web.Request, account: str) -> web.StreamResponse:
+    """List functions, newest first; with `name`, the one of that name."""
+    limit = limit_of(request)
+    cursor = cursor_of(request, is_object_id)
+    name = parameter(request, "name")
+    store = request.app[CORE].store
+    if name is not None:
+        named = await store.function_named(account, name)
+        rows = [] if named is None else [named]
+    else:
+        rows = await store.functions(account, limit + 1, cursor)
+    return page(request, rows, view, lambda row: row.id)
+
+
+async def show_function(request: web.Request, account: str) -> web.StreamResponse:
+    """Show a function."""
+    return json(view(await _function_of(request, account)))
+
+
+async def change_function(request: web.Request, account: str) -> web.StreamResponse:
+    """Change a function. Tasks that exist keep the revision that they were created with."""
+    return await _change(request, account, await document(request, FunctionChange))
+
+
+async def set_capabilities(request: web.Request, account: str) -> web.StreamResponse:
+    """Set what a function asks of a node. Tasks that exist keep what they asked for."""
+    return await _change(request, account, await document(request, CapabilitiesChange))
+
+
+async def remove_function(request: web.Request, account: str) -> web.StreamResponse:
+    """Remove a function. Its tasks stay, and those under way go on."""
+    function_id = request.match_info["id"]
+    if not is_object_id(function_id) or not await request.app[CORE].store.remove_function(account, function_id):
+        raise not_found("function")
+    return web.Response(status=204)
+
+
+def view(function: Function) -> FunctionView:
+    """Show a function as answers do."""
+    revision = function.revision
+    return FunctionView(
+        id=function.id,
+        name=function.name,
+        description=function.description,
+        lang=function.lang,
+        type=function.type,
+        image=revision.image,
+        mode=revision.mode,
+        env=revision.env,
+        network=revision.network,
+        reuse=revision.reuse,
+        retries=revision.retries,
+        ready_path=revision.ready_path,
+        capabilities=FunctionCapabilities(
+            revision.timeout,
+            plain(revision.cpu_count),
+            revision.mem_size,
+            plain(revision.network_latency),
+            revision.privileged,
+        ),
+        revision=revision.number,
+        created=epoch_seconds(function.created_ms),
+    )
+
+
+async def _change(
+    request: web.Request, account: str, change: FunctionChange | CapabilitiesChange
+) -> web.StreamResponse:
+    """Make the next revision. Another change that comes between is not undone: this one starts again from it."""
+    for _ in range(CHANGE_TRIES):
+        before = await _function_of(request, account)
+        after = _changed(before, change)
+        _check(after.revision)
+        if after == before:
+            return web.Response(status=204)
+        revision = msgspec.structs.replace(after.revision, number=before.revision.number + 1)
+        after = msgspec.structs.replace(after, revision=revision)
+        try:
+            if await request.app[CORE].store.change_function(after, before.revision.number):
+                return web.Response(status=204)
+        except NameTaken:
+            raise _name_taken(after.name) from None
+    raise Problem("CONFLICT", "the function is being changed by others at the same time")
+
+
+def _changed(function: Function, change: FunctionChange | CapabilitiesChange) -> Function:
+    given: dict[str, Any] = {
+        name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not UNSET
+    }
+    own = {name: given.pop(name) for name in ("name", "type", "description", "lang") if name in given}
+    return msgspec.structs.replace(function, **own, revision=msgspec.structs.replace(function.revision, **given))
+
+
+def _check(revision: Revision) -> None:
+    """Check what the types cannot say.
+
+    Raises:
+        Problem: A field is wrong.
+    """
+    if revision.image and not _IMAGE.fullmatch(revision.image):
+        raise invalid("image", "image: expected an image reference such as registry.example/owner/name:tag")
+    if 0 < revision.mem_size < LEAST_MEMORY:
+        raise invalid("memSize", f"memSize: expected 0, or at least {LEAST_MEMORY} MiB")
+    if sum(len(name) + len(value.encode()) for name, value in revision.env.items()) > ENV_BYTES:
+        raise invalid("env", f"env: expected names and values of at most {ENV_BYTES} bytes together")
+
+
+def _name_taken(name: str) -> Problem:
+    return Problem("CONFLICT", f"there is a function named {name} already", field="name")
+
+
+async def _function_of(request: web.Request, account: str) -> Function:
+    function_id = request.match_info["id"]
+    function = await request.app[CORE].store.function(account, function_id) if is_object_id(function_id) else None
+    if function is None:
+        raise not_found("function")
+    return function

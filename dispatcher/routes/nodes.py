@@ -1,0 +1,214 @@
+"""Nodes: join, list, show, remove, restore, and the door to a node's session."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import Meta, Struct
+
+from agent.protocol import SUBPROTOCOL, Capabilities, Credit
+from dispatcher import auth
+from dispatcher.ids import is_node_id
+from dispatcher.problem import Problem, invalid, not_found
+from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
+from dispatcher.routes.keys import CORE, now_ms
+from dispatcher.routes.paging import cursor_of, limit_of, page
+from dispatcher.routes.reading import document
+from dispatcher.sessions import Presence
+from dispatcher.store.base import Node, NodeDisabled, NodeTaken
+
+DAY = 86_400
+
+
+class JoinTokenRequest(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """For how many seconds the join token shall be good."""
+
+    expires_in: Annotated[int, Meta(ge=1, le=30 * DAY)] = DAY
+
+
+class JoinToken(Struct, frozen=True):
+    """A join token, which is shown once, and when it expires, in epoch seconds."""
+
+    token: str
+    expires: str
+
+
+class NewNode(Struct, frozen=True, forbid_unknown_fields=True):
+    """A node that joins."""
+
+    description: Annotated[str, Meta(max_length=80)] = ""
+
+
+class Credential(Struct, frozen=True):
+    """What a node proves itself with from now on. It is shown once."""
+
+    credential: str
+
+
+class NodeChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """Restores a node. To remove one, use DELETE."""
+
+    disabled: bool = False
+
+
+class NodeCapabilities(Struct, frozen=True, rename="camel"):
+    """What a node is. `networkLatency` is in ms, null before it was measured."""
+
+    cpu_count: int | float
+    mem_size: int
+    network_latency: float | None
+    privileged: bool
+
+
+class NodeCredit(Struct, frozen=True):
+    """How much more a node can take: CPUs, MiB, tasks."""
+
+    cpu: int | float
+    memory: int
+    slots: int
+
+
+class NodeLoad(Struct, frozen=True, rename="camel"):
+    """How busy a node's machine is: percent of all CPUs, MiB of memory free."""
+
+    cpu_percent: float
+    memory_free: int
+
+
+class NodeView(Struct, frozen=True, rename="camel"):
+    """A node. `credit` and `load` are null while it is not connected; `reason` says why it is not available."""
+
+    hash: str
+    description: str
+    available: bool
+    disabled: bool
+    reason: str
+    capabilities: NodeCapabilities
+    credit: NodeCredit | None
+    load: NodeLoad | None
+    running: int
+    warm: list[str]
+    version: str
+    joined: str
+    last_contact: str | None
+
+
+async def make_join_token(request: web.Request, account: str) -> web.StreamResponse:
+    """Make a token with which nodes can join this account until it expires."""
+    asked = await document(request, JoinTokenRequest, default=JoinTokenRequest())
+    token, now = auth.new_token(), now_ms(request.app)
+    expires_ms = now + asked.expires_in * 1000
+    await request.app[CORE].store.add_join_token(auth.token_hash(token), account, now, expires_ms)
+    return json(JoinToken(token, epoch_seconds(expires_ms)), 201)
+
+
+async def join_node(request: web.Request, account: str) -> web.StreamResponse:
+    """Join a node to the account of the join token. A node that joined before gets a new credential."""
+    node_id = request.match_info["nodeId"]
+    if not is_node_id(node_id):
+        raise invalid("nodeId", "nodeId: expected a UUID in lower case")
+    asked = await document(request, NewNode, default=NewNode())
+    credential, core = auth.new_token(), request.app[CORE]
+    try:
+        await core.store.join_node(
+            node_id, account, asked.description, auth.token_hash(credential), now_ms(request.app)
+        )
+    except NodeTaken:
+        raise Problem("CONFLICT", "this node id belongs to another account") from None
+    except NodeDisabled:
+        raise Problem("FORBIDDEN", "this node was removed; its owner can restore it") from None
+    return json(Credential(credential), 201, f"/v1/node/{node_id}")
+
+
+async def list_nodes(request: web.Request, account: str) -> web.StreamResponse:
+    """List nodes by id."""
+    core, limit = request.app[CORE], limit_of(request)
+    rows = await core.store.nodes(account, limit + 1, cursor_of(request, is_node_id))
+    return page(request, rows, lambda node: view(node, core.sessions.presence(node.id)), lambda node: node.id)
+
+
+async def show_node(request: web.Request, account: str) -> web.StreamResponse:
+    """Show a node."""
+    node_id, core = request.match_info["nodeId"], request.app[CORE]
+    node = await core.store.node(account, node_id) if is_node_id(node_id) else None
+    if node is None:
+        raise not_found("node")
+    return json(view(node, core.sessions.presence(node_id)))
+
+
+async def remove_node(request: web.Request, account: str) -> web.StreamResponse:
+    """Remove a node: its session closes at once and its tasks go back to the queue."""
+    await _set_disabled(request, account, disabled=True)
+    await request.app[CORE].sessions.node_removed(request.match_info["nodeId"])
+    return web.Response(status=204)
+
+
+async def restore_node(request: web.Request, account: str) -> web.StreamResponse:
+    """Restore a node that was removed. Its credential is good again."""
+    change = await document(request, NodeChange, default=NodeChange())
+    if change.disabled:
+        raise invalid("disabled", "disabled: expected false; to remove a node, use DELETE")
+    await _set_disabled(request, account, disabled=False)
+    return web.Response(status=204)
+
+
+async def open_session(request: web.Request, node: Node) -> web.StreamResponse:
+    """Open the node's session: a WebSocket of MessagePack frames. See `agent/protocol.py`."""
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise invalid("Upgrade", "a session is a WebSocket; Upgrade: websocket is missing")
+    offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())).split(",")
+    if SUBPROTOCOL not in (name.strip() for name in offered):
+        raise invalid("Sec-WebSocket-Protocol", f"a session speaks {SUBPROTOCOL}")
+    return await request.app[CORE].sessions.serve(request, node)
+
+
+def view(node: Node, presence: Presence | None) -> NodeView:
+    """Show a node as answers do.
+
+    Args:
+        presence: What its session says of it; None while it has none.
+    """
+    if presence is None:
+        capabilities = _last_known(node)
+        reason, version, seen_ms = "not connected", node.version, node.seen_ms
+    else:
+        capabilities = presence.capabilities
+        reason, version, seen_ms = presence.reason, presence.version, presence.seen_ms
+    return NodeView(
+        hash=node.id,
+        description=node.description,
+        available=presence is not None and presence.available and not node.disabled,
+        disabled=node.disabled,
+        reason="removed" if node.disabled else reason,
+        capabilities=NodeCapabilities(
+            plain(capabilities.cpu_count),
+            capabilities.mem_size,
+            capabilities.network_latency,
+            capabilities.privileged,
+        ),
+        credit=None if presence is None else _credit(presence.credit),
+        load=None if presence is None else NodeLoad(presence.load.cpu_percent, presence.load.memory_free),
+        running=0 if presence is None else presence.running,
+        warm=[] if presence is None else presence.warm,
+        version=version,
+        joined=epoch_seconds(node.joined_ms),
+        last_contact=epoch_seconds_or_null(seen_ms),
+    )
+
+
+def _credit(credit: Credit) -> NodeCredit:
+    return NodeCredit(plain(credit.cpu), credit.memory, credit.slots)
+
+
+def _last_known(node: Node) -> Capabilities:
+    if not node.capabilities_json:
+        return Capabilities(0, 0)
+    return msgspec.json.decode(node.capabilities_json, type=Capabilities)
+
+
+async def _set_disabled(request: web.Request, account: str, *, disabled: bool) -> None:
+    node_id = request.match_info["nodeId"]
+    if not is_node_id(node_id) or not await request.app[CORE].store.set_node_disabled(account, node_id, disabled):
+        raise not_found("node")

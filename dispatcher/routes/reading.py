@@ -1,0 +1,210 @@
+"""Reads what a request carries: documents, query parameters, bodies. Whatever is wrong becomes a `Problem`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import msgspec
+from aiohttp import hdrs, http_exceptions, web
+from msgspec import Struct
+
+from dispatcher.problem import Problem, invalid
+from dispatcher.routes.keys import CONFIG, CORE, LARGE_JSON
+from dispatcher.store.base import CHUNK
+
+DOCUMENT_LIMIT = 256 * 1024
+"""Bytes of a JSON document that describes a function or a node."""
+
+HELD_SECONDS = 60.0
+"""A large body that must be held in memory has to arrive within so long."""
+
+_JSON = re.compile(r"application/(?:[^;\s]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_PATH = re.compile(r"^(.*?),? - at (?:`key` in )?`\$((?:\.\w+|\[[^\]]*\])*)`$")
+_UNKNOWN = re.compile(r"unknown field `(.*)`")
+_MISSING = re.compile(r"missing required field `(.*)`")
+
+T = TypeVar("T")
+
+
+class Body(Struct, frozen=True):
+    """A body that was read.
+
+    Attributes:
+        inline: The bytes where there are at most `CHUNK` of them, else None: the store has them.
+        sha256: Digest of the bytes.
+    """
+
+    inline: bytes | None
+    size: int
+    sha256: bytes
+
+
+# Documents ----------------------------------------------------------------------------------------
+
+
+async def document(request: web.Request, kind: type[T], *, default: T | None = None) -> T:
+    """Decode the JSON document in a request's body.
+
+    Args:
+        default: What an empty body means; without it, an empty body is wrong.
+
+    Raises:
+        Problem: It is not such a document.
+    """
+    content = b"".join([chunk async for chunk in chunks(request, DOCUMENT_LIMIT)])
+    if not content and default is not None:
+        return default
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid("body", f"expected a JSON object in UTF-8: {error}") from None
+
+
+def _wrong_field(message: str) -> Problem:
+    """Turn msgspec's message, which ends with a path, into a problem that names the field."""
+    found = _PATH.match(message)
+    message, path = (found[1], found[2].lstrip(".")) if found else (message, "")
+    for pattern, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "this field is required")):
+        if inner := pattern.search(message):
+            name = f"{path}.{inner[1]}" if path else inner[1]
+            return invalid(name, f"{name}: {said}")
+    name = re.sub(r"\[[^\]]*\]", "", path) or "body"
+    return invalid(name, f"{name}: {message[:1].lower()}{message[1:]}".replace("`", ""))
+
+
+# Bodies -------------------------------------------------------------------------------------------
+
+
+async def chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    """Give a request's body as it arrives, byte for byte as it was sent.
+
+    Raises:
+        Problem: It is larger than the limit, stands still for too long, or does not arrive whole.
+    """
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    # Only who may send the body is told to go on.
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not request.content.is_eof():
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    timeout = request.app[CONFIG].server.read_timeout
+    size = 0
+    while True:
+        try:
+            async with asyncio.timeout(timeout):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            raise Problem("TOO_SLOW", f"nothing of the body came for {timeout:g} s") from None
+        except (web.RequestPayloadError, http_exceptions.HttpProcessingError, ConnectionError):
+            raise invalid("body", "the body did not arrive whole") from None
+        if not chunk:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        yield chunk
+
+
+async def input_body(request: web.Request, key: str) -> Body:
+    """Read the input of a task; what is larger than `CHUNK` goes into the store under ``key``.
+
+    Raises:
+        Problem: It says that it is JSON and is not, or it cannot be read.
+    """
+    source = chunks(request, request.app[CONFIG].limits.body)
+    head = bytearray()
+    async for chunk in source:
+        head += chunk
+        if len(head) > CHUNK:
+            break
+    else:
+        if _says_json(request):
+            _check_json(head)
+        return Body(bytes(head), len(head), hashlib.sha256(head).digest())
+    if _says_json(request):
+        await _hold_and_check(request, head, source)
+    digest = hashlib.sha256()
+
+    async def whole() -> AsyncIterator[bytes]:
+        digest.update(head)
+        yield bytes(head)
+        async for chunk in source:
+            digest.update(chunk)
+            yield chunk
+
+    limit = request.app[CONFIG].limits.body
+    size = await request.app[CORE].store.write_body(key, whole(), limit)
+    if size is None:
+        raise _too_large(limit)
+    return Body(None, size, digest.digest())
+
+
+async def _hold_and_check(request: web.Request, head: bytearray, source: AsyncIterator[bytes]) -> None:
+    """Read the rest of a large JSON body, too: whether it is JSON shows at its end."""
+    try:
+        async with request.app[LARGE_JSON], asyncio.timeout(HELD_SECONDS):
+            async for chunk in source:
+                head += chunk
+            _check_json(head)
+    except TimeoutError:
+        raise Problem("TOO_SLOW", f"a large JSON body must arrive within {HELD_SECONDS:g} s") from None
+
+
+def _says_json(request: web.Request) -> bool:
+    encoded = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity"
+    return not encoded and _JSON.fullmatch(request.headers.get(hdrs.CONTENT_TYPE, "").strip()) is not None
+
+
+def _check_json(content: bytearray) -> None:
+    if not content:
+        return
+    try:
+        # Decoding to Raw checks the grammar and builds nothing, but does not look into strings.
+        msgspec.json.decode(content, type=msgspec.Raw)
+        content.decode("utf-8")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid("body", f"the content type says JSON, and the body is not: {error}") from None
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("TOO_LARGE", f"the body has more than {limit} bytes", field="body")
+
+
+# Query strings ------------------------------------------------------------------------------------
+
+
+def raw_query(request: web.Request) -> str:
+    """Give the query string as it was sent, without the question mark.
+
+    Raises:
+        Problem: It is too long, or cannot be sent on as it is.
+    """
+    query = request.raw_path.partition("?")[2]
+    if "#" in query:
+        raise invalid("query", "a # in a query string must be written %23")
+    limit = request.app[CONFIG].limits.query
+    try:
+        size = len(query.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise invalid("query", "the query string must be UTF-8") from None
+    if size > limit:
+        raise invalid("query", f"the query string has more than {limit} bytes")
+    return query
+
+
+def parameter(request: web.Request, name: str) -> str | None:
+    """Give a query parameter that may stand once.
+
+    Raises:
+        Problem: It stands more than once.
+    """
+    values = request.query.getall(name, [])
+    if len(values) > 1:
+        raise invalid(name, f"{name} stands {len(values)} times")
+    return values[0] if values else None

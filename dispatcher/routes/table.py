@@ -1,0 +1,137 @@
+"""Every route, in the order in which a path is matched, with what it takes and gives.
+
+`dispatcher.app` serves from this table and `dispatcher.openapi` describes it, so that neither can
+know a route that the other does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from agent.protocol import LEASE_HEADER
+from dispatcher.routes import bodies, events, functions, health, nodes, results, tasks
+
+
+class Access(Enum):
+    """Who may come in. All but `OPEN` is settled before the handler runs."""
+
+    OPEN = "anybody; the handler gets the request"
+    ACCOUNT = "an account's token; the handler gets the account's id, too"
+    JOIN = "a join token; the handler gets the id of its account, too"
+    NODE = "the credential of the node in the path; the handler gets the node, too"
+
+
+class Parameter(NamedTuple):
+    """A query parameter or a header that a route looks at."""
+
+    name: str
+    meaning: str
+    schema: Mapping[str, object] = {"type": "string"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    Attributes:
+        asks: Type of the JSON body, or a content type of any body, or None.
+        optional: The body may be left out.
+        gives: By status: type of the JSON body, or a content type, or None for no body.
+        problems: Codes beside those that every route of its access may give.
+        forwards: Answers may be a function's own: any status, any headers, any body.
+    """
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[web.StreamResponse]]
+    access: Access
+    asks: Any = None
+    optional: bool = False
+    gives: Mapping[int, Any] = field(default_factory=dict)
+    query: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    problems: tuple[str, ...] = ()
+    forwards: bool = False
+
+
+PAGE = (
+    Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    Parameter("cursor", "Where the page starts; from the Link header of the one before."),
+)
+PREFER = Parameter("Prefer", "`wait=N`: wait up to N seconds, at most 60, for the result.")
+LEASE = Parameter(LEASE_HEADER, "`<attempt>:<token in hex>`")
+FUNCTION = Parameter("functionId", "Only tasks of this function.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
+NAME = Parameter("name", "Only the function of this name.")
+STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.STATES)})
+
+ANYTHING = "*/*"
+BYTES = "application/octet-stream"
+
+UPLOAD = ("TOO_LARGE", "TOO_SLOW")
+"""What can be wrong with the way in which a body comes."""
+
+ACCOUNT, JOIN, NODE, OPEN = Access.ACCOUNT, Access.JOIN, Access.NODE, Access.OPEN
+
+TABLE = (
+    Route("GET", "/v1/task/list", tasks.list_tasks, ACCOUNT,
+          query=(*PAGE, FUNCTION, STATE), gives={200: list[tasks.TaskEntry]}),
+    Route("POST", "/v1/task/{id}", tasks.create_task, ACCOUNT,
+          asks=ANYTHING, optional=True, gives={201: tasks.Created}, forwards=True,
+          headers=(PREFER, Parameter("Idempotency-Key", "Asking again with the same key gives the first task.")),
+          problems=("NOT_FOUND", "NO_RUNNER", "CONFLICT", *UPLOAD, "QUEUE_FULL")),
+    Route("GET", "/v1/task/{id}", tasks.show_task, ACCOUNT,
+          gives={200: tasks.TaskView}, problems=("NOT_FOUND",)),
+    Route("DELETE", "/v1/task/{id}", tasks.cancel_task, ACCOUNT,
+          gives={204: None}, problems=("NOT_FOUND", "CONFLICT")),
+    Route("GET", "/v1/task/{id}/result", results.show_result, ACCOUNT,
+          headers=(PREFER,), forwards=True, problems=("NOT_FOUND", "NOT_FINISHED")),
+    Route("GET", "/v1/task/{id}/logs", tasks.show_logs, ACCOUNT,
+          gives={200: "text/plain"}, problems=("NOT_FOUND", "NOT_FINISHED")),
+    Route("GET", "/v1/task/{id}/events", events.watch_task, ACCOUNT,
+          headers=(Parameter("Last-Event-ID", "Go on after this event."),),
+          gives={200: "text/event-stream"}, problems=("NOT_FOUND",)),
+
+    Route("GET", "/v1/function/list", functions.list_functions, ACCOUNT,
+          query=(*PAGE, NAME), gives={200: list[functions.FunctionView]}),
+    Route("POST", "/v1/function", functions.create_function, ACCOUNT,
+          asks=functions.NewFunction, gives={201: tasks.Created}, problems=("CONFLICT", *UPLOAD)),
+    Route("GET", "/v1/function/{id}", functions.show_function, ACCOUNT,
+          gives={200: functions.FunctionView}, problems=("NOT_FOUND",)),
+    Route("PATCH", "/v1/function/{id}", functions.change_function, ACCOUNT,
+          asks=functions.FunctionChange, gives={204: None}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+    Route("DELETE", "/v1/function/{id}", functions.remove_function, ACCOUNT,
+          gives={204: None}, problems=("NOT_FOUND",)),
+    Route("POST", "/v1/function/{id}/capabilities", functions.set_capabilities, ACCOUNT,
+          asks=functions.CapabilitiesChange, gives={204: None},
+          problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+
+    Route("GET", "/v1/node/list", nodes.list_nodes, ACCOUNT,
+          query=PAGE, gives={200: list[nodes.NodeView]}),
+    Route("POST", "/v1/node/join-token", nodes.make_join_token, ACCOUNT,
+          asks=nodes.JoinTokenRequest, optional=True, gives={201: nodes.JoinToken}, problems=UPLOAD),
+    Route("POST", "/v1/node/{nodeId}", nodes.join_node, JOIN,
+          asks=nodes.NewNode, optional=True, gives={201: nodes.Credential},
+          problems=("FORBIDDEN", "CONFLICT", *UPLOAD)),
+    Route("GET", "/v1/node/{nodeId}", nodes.show_node, ACCOUNT,
+          gives={200: nodes.NodeView}, problems=("NOT_FOUND",)),
+    Route("PATCH", "/v1/node/{nodeId}", nodes.restore_node, ACCOUNT,
+          asks=nodes.NodeChange, optional=True, gives={204: None}, problems=("NOT_FOUND", *UPLOAD)),
+    Route("DELETE", "/v1/node/{nodeId}", nodes.remove_node, ACCOUNT,
+          gives={204: None}, problems=("NOT_FOUND",)),
+    Route("GET", "/v1/node/{nodeId}/session", nodes.open_session, NODE,
+          gives={101: None}),
+    Route("GET", "/v1/node/{nodeId}/task/{taskId}/input", bodies.fetch_input, NODE,
+          headers=(LEASE,), gives={200: BYTES}, problems=("NOT_FOUND", "CONFLICT")),
+    Route("PUT", "/v1/node/{nodeId}/task/{taskId}/result", bodies.put_result, NODE,
+          headers=(LEASE,), asks=BYTES, gives={204: None}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+
+    Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
+    Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),
+    Route("GET", "/readyz", health.show_ready, OPEN, gives={200: health.Health}, problems=("UNAVAILABLE",)),
+    Route("GET", "/metrics", health.show_metrics, OPEN, gives={200: "text/plain"}),
+)  # fmt: skip

@@ -1,0 +1,228 @@
+"""Tasks: create, list, show, cancel, and what they wrote. Their results are in `results`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from dispatcher import headers
+from dispatcher.ids import is_object_id
+from dispatcher.problem import Problem, invalid, not_found
+from dispatcher.queue import QueueFull
+from dispatcher.routes import results
+from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
+from dispatcher.routes.keys import CORE, COUNTS, IDS, now_ms
+from dispatcher.routes.paging import cursor_of, limit_of, page
+from dispatcher.routes.reading import Body, input_body, parameter, raw_query
+from dispatcher.store.base import Function, KeyReused, NewTask, State, Task, TaskLine
+
+STATES = (
+    "queued",
+    "offered",
+    "accepted",
+    "pulling",
+    "starting",
+    "running",
+    "uploading",
+    "finished",
+    "cancelled",
+)
+"""What `state` can be, in the order of a task's life."""
+
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+
+
+class Created(Struct, frozen=True):
+    """The id of what was created."""
+
+    id: str
+
+
+class Requirements(Struct, frozen=True, rename="camel"):
+    """What a task asks of its node; 0 is no requirement."""
+
+    cpu_count: int | float
+    mem_size: int
+    network_latency: int | float
+    privileged: bool
+
+
+class TaskView(Struct, frozen=True, rename="camel"):
+    """A task. Times are strings of epoch seconds, null where they have not come yet."""
+
+    id: str
+    function_id: str
+    issued: str
+    assigned: str | None
+    finished: str | None
+    progress: int
+    status: int
+    state: str
+    phase: str | None
+    attempt: int
+    node: str | None
+    timeout: int
+    capabilities: Requirements
+    error: str | None
+
+
+class TaskEntry(Struct, frozen=True):
+    """A task as a list shows it. `status` is 0 until the task is finished."""
+
+    id: str
+    issued: str
+    progress: int
+    status: int
+
+
+async def create_task(request: web.Request, account: str) -> web.StreamResponse:
+    """Create a task: run a function on the body and the query string of this request."""
+    app = request.app
+    function = await _function(request, account)
+    seconds = headers.wait_asked_for(request.headers.getall("Prefer", ()))
+    key = _idempotency_key(request)
+    query = raw_query(request)
+    forwarded = headers.forwarded(request.raw_headers)
+    task_id = app[IDS].new()
+    body = await input_body(request, task_id)
+    new = NewTask(
+        id=task_id,
+        account=account,
+        revision=function.revision,
+        issued_ms=now_ms(app),
+        query=query,
+        headers=forwarded,
+        body=body.inline,
+        body_size=body.size,
+        body_key=task_id if body.inline is None else None,
+        idempotency_key=key,
+        fingerprint=_fingerprint(request, function, query, body) if key is not None else b"",
+    )
+    try:
+        task_id = await app[CORE].queue.submit(new)
+    except QueueFull as full:
+        retry_after = {"Retry-After": str(full.retry_after)}
+        raise Problem("QUEUE_FULL", "no more tasks are taken for now", headers=retry_after) from None
+    except KeyReused:
+        raise Problem("CONFLICT", "this Idempotency-Key was used for another task", field="Idempotency-Key") from None
+    if task_id == new.id:
+        app[COUNTS].tasks_created += 1
+    if seconds and (task := await results.end_of(app, account, task_id, seconds)) is not None:
+        return await results.answer(request, task, waited=seconds)
+    response = json(Created(task_id), 201, f"/v1/task/{task_id}")
+    if seconds:
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
+
+
+async def list_tasks(request: web.Request, account: str) -> web.StreamResponse:
+    """List tasks, newest first."""
+    limit = limit_of(request)
+    cursor = cursor_of(request, is_object_id)
+    function_id = parameter(request, "functionId")
+    if function_id is not None and not is_object_id(function_id):
+        raise invalid("functionId", "functionId: expected 24 lowercase hex characters")
+    state = parameter(request, "state")
+    if state is not None and state not in STATES:
+        raise invalid("state", f"state: expected one of {', '.join(STATES)}")
+    rows = await request.app[CORE].store.tasks(account, limit + 1, cursor, function_id, state)
+    return page(request, rows, _entry, lambda row: row.id)
+
+
+async def show_task(request: web.Request, account: str) -> web.StreamResponse:
+    """Show a task."""
+    return json(view(await task_of(request, account)))
+
+
+async def cancel_task(request: web.Request, account: str) -> web.StreamResponse:
+    """Cancel a task that is not finished. It ends as `CANCELLED`, and its node stops the work."""
+    task_id = request.match_info["id"]
+    found = await request.app[CORE].queue.cancel(account, task_id) if is_object_id(task_id) else None
+    if found is None:
+        raise not_found("task")
+    _, cancelled = found
+    if not cancelled:
+        raise Problem("CONFLICT", "the task has ended already")
+    return web.Response(status=204)
+
+
+async def show_logs(request: web.Request, account: str) -> web.StreamResponse:
+    """Give what the function wrote to stdout and stderr, when the task has ended."""
+    task = await task_of(request, account)
+    log = await request.app[CORE].store.log(account, task.id)
+    if log is None:
+        raise results.not_finished()
+    gap = f"\n… {log.omitted} bytes left out …\n".encode() if log.omitted else b""
+    return web.Response(body=log.head + gap + log.tail, content_type="text/plain", charset="utf-8")
+
+
+async def task_of(request: web.Request, account: str) -> Task:
+    """Find the task that the path names.
+
+    Raises:
+        Problem: The account has none of this id.
+    """
+    task_id = request.match_info["id"]
+    task = await request.app[CORE].store.task(account, task_id) if is_object_id(task_id) else None
+    if task is None:
+        raise not_found("task")
+    return task
+
+
+def view(task: Task) -> TaskView:
+    """Show a task as answers do."""
+    revision = task.revision
+    return TaskView(
+        id=task.id,
+        function_id=revision.function,
+        issued=epoch_seconds(task.issued_ms),
+        assigned=epoch_seconds_or_null(task.assigned_ms),
+        finished=epoch_seconds_or_null(task.finished_ms),
+        progress=task.progress,
+        status=task.status,
+        state=task.phase if task.state is State.ACCEPTED and task.phase else task.state,
+        phase=task.phase,
+        attempt=task.attempt,
+        node=task.node,
+        timeout=revision.timeout,
+        capabilities=Requirements(
+            plain(revision.cpu_count), revision.mem_size, plain(revision.network_latency), revision.privileged
+        ),
+        error=task.error,
+    )
+
+
+def _entry(row: TaskLine) -> TaskEntry:
+    return TaskEntry(row.id, epoch_seconds(row.issued_ms), row.progress, row.status)
+
+
+async def _function(request: web.Request, account: str) -> Function:
+    function_id = request.match_info["id"]
+    function = await request.app[CORE].store.function(account, function_id) if is_object_id(function_id) else None
+    if function is None:
+        raise not_found("function")
+    if not function.revision.image:
+        raise Problem("NO_RUNNER", "the function has no image; set one with PATCH")
+    return function
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        raise invalid("Idempotency-Key", "Idempotency-Key: expected one of 1 to 255 visible ASCII characters")
+    return keys[0]
+
+
+def _fingerprint(request: web.Request, function: Function, query: str, body: Body) -> bytes:
+    """Hash what the caller asked for. Other headers differ from one try to the next and do not count."""
+    digest = hashlib.sha256()
+    for part in (function.id, query, request.headers.get(hdrs.CONTENT_TYPE, "")):
+        content = part.encode("utf-8", "surrogateescape")
+        digest.update(len(content).to_bytes(8) + content)
+    digest.update(body.sha256)
+    return digest.digest()

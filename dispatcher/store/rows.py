@@ -1,0 +1,127 @@
+"""Rows of the database as the values of `dispatcher.store.base`, the same for every SQL store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from agent.protocol import Headers, Lease, Log, Revision, Spans
+from dispatcher.store.base import Claim, Function, Leased, Node, Result, State, Task, TaskLine
+
+Row = Sequence[Any]
+
+FUNCTION = "f.id, f.account, f.name, f.description, f.lang, f.type, f.created_ms, r.definition"
+"""Columns of `function`, from ``function f`` and its ``revision r``."""
+
+NODE = "id, account, description, disabled, joined_ms, seen_ms, version, capabilities"
+"""Columns of `node`."""
+
+TASK = (
+    "t.id, t.account, r.definition, t.state, t.phase, t.attempt, t.issued_ms, t.assigned_ms, t.finished_ms,"
+    " t.progress, t.progress_message, t.node, t.status, t.error, t.detail, t.spans, t.cold"
+)
+"""Columns of `task`, from ``task t`` and its ``revision r``."""
+
+LINE = "id, issued_ms, progress, status"
+"""Columns of `task_line`."""
+
+CLAIM = "t.id, t.attempt, r.definition, i.query, i.headers, i.body, i.body_size"
+"""Columns of `claim`, from ``task t``, its ``revision r`` and its ``task_input i``."""
+
+LEASED = "t.id, t.attempt, t.token, t.node, r.definition, t.state"
+"""Columns of `leased`, from ``task t`` and its ``revision r``."""
+
+RESULT = "t.status, o.headers, o.body, o.body_size, o.body_key"
+"""Columns of `result`, from ``task t`` and its ``task_result o``."""
+
+LOG = "head, omitted, tail"
+"""Columns of `log`."""
+
+_encoder = msgspec.json.Encoder()
+_headers = msgspec.json.Decoder(Headers)
+_revision = msgspec.json.Decoder(Revision)
+_spans = msgspec.json.Decoder(Spans)
+
+encode = _encoder.encode
+"""Make the JSON that a column keeps of headers, a revision or spans."""
+
+
+@lru_cache(maxsize=1024)
+def revision(definition: bytes) -> Revision:
+    """Read a revision. Few are in use at a time, and each is read with every task of it."""
+    return _revision.decode(definition)
+
+
+def function(row: Row) -> Function:
+    """Make a function of the columns `FUNCTION`."""
+    function_id, account, name, description, lang, kind, created_ms, definition = row
+    return Function(function_id, account, name, description, lang, kind, created_ms, revision(definition))
+
+
+def node(row: Row) -> Node:
+    """Make a node of the columns `NODE`."""
+    node_id, account, description, disabled, joined_ms, seen_ms, version, capabilities = row
+    return Node(node_id, account, description, bool(disabled), joined_ms, seen_ms, version, capabilities)
+
+
+def task(row: Row) -> Task:
+    """Make a task of the columns `TASK`.
+
+    A lost attempt leaves its traces in the row, for its outcome may still come; a task that is back
+    in the queue shows none of them.
+    """
+    (
+        task_id, account, definition, state, phase, attempt, issued_ms, assigned_ms, finished_ms,
+        progress, message, node_id, status, error, detail, spans, cold,
+    ) = row  # fmt: skip
+    waits = state == State.QUEUED
+    return Task(
+        id=task_id,
+        account=account,
+        revision=revision(definition),
+        state=State(state),
+        phase=None if waits else phase,
+        attempt=attempt,
+        issued_ms=issued_ms,
+        assigned_ms=None if waits else assigned_ms,
+        finished_ms=finished_ms,
+        progress=progress,
+        progress_message=message,
+        node=None if waits else node_id,
+        status=status,
+        error=error,
+        detail=detail,
+        spans=None if spans is None else _spans.decode(spans),
+        cold=None if cold is None else bool(cold),
+    )
+
+
+def task_line(row: Row) -> TaskLine:
+    """Make a line of a list of the columns `LINE`."""
+    return TaskLine(*row)
+
+
+def claim(row: Row, token: bytes) -> Claim:
+    """Make a claim of the columns `CLAIM` and the token that it was made with."""
+    task_id, attempt, definition, query, headers, body, body_size = row
+    return Claim(Lease(task_id, attempt, token), revision(definition), query, _headers.decode(headers), body, body_size)
+
+
+def leased(row: Row) -> Leased:
+    """Make a held task of the columns `LEASED`."""
+    task_id, attempt, token, node_id, definition, state = row
+    return Leased(Lease(task_id, attempt, token), node_id, revision(definition), State(state))
+
+
+def result(row: Row) -> Result:
+    """Make a result of the columns `RESULT`."""
+    status, headers, body, body_size, body_key = row
+    return Result(status, _headers.decode(headers), body, body_size, body_key)
+
+
+def log(row: Row) -> Log:
+    """Make a log of the columns `LOG`."""
+    return Log(*row)

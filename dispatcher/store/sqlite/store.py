@@ -1,0 +1,263 @@
+"""`SqliteStore`: each method hands a function to a thread and gives what it returns.
+
+The functions, and with them all SQL, are in `catalog`, `tasks` and `bodies`; the threads in `threads`.
+"""
+
+# ruff: noqa: D102 - what the methods do stands in `Store`
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar
+
+from agent.protocol import Lease, Log, Phase, Revision
+from dispatcher.store.base import (
+    CHUNK,
+    Account,
+    BodyMissing,
+    Claim,
+    Ended,
+    Function,
+    KeyReused,
+    Leased,
+    Lost,
+    NewTask,
+    Node,
+    Result,
+    StoreUnavailable,
+    Task,
+    TaskLine,
+    Verdict,
+)
+from dispatcher.store.sqlite import bodies, catalog, tasks
+from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
+from dispatcher.store.sqlite.threads import Readers, Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A `Store` in one file that no other dispatcher has open. Methods without a word of their own: see `Store`.
+
+    Args:
+        path: The database; made, readable by its owner alone, where there is none. Its directory exists.
+        synchronous: ``full``: what is committed survives a power cut. ``normal``: the last commits before
+            a power cut may be gone. A crash of the program loses nothing either way.
+    """
+
+    def __init__(self, path: Path, *, synchronous: Literal["full", "normal"] = "full") -> None:
+        self._path = path
+        self._synchronous: Literal["full", "normal"] = synchronous
+        self._lock: int | None = None
+        self._writer: Writer | None = None
+        self._readers: Readers | None = None
+
+    async def open(self) -> None:
+        opened = await asyncio.to_thread(open_file, self._path, self._synchronous)
+        self._lock = opened.lock
+        self._writer = Writer("sqlite-writer", [opened.writer])
+        self._readers = Readers("sqlite-reader", opened.readers)
+        try:
+            await self._write(bodies.remove_leftovers)
+        except StoreUnavailable:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        readers, writer, lock = self._readers, self._writer, self._lock
+        self._readers = self._writer = self._lock = None
+        if readers is not None:
+            await readers.close()
+        # Last, for the connection that closes last folds the log into the database, and readers cannot write.
+        if writer is not None:
+            await writer.close()
+        if lock is not None:
+            os.close(lock)
+
+    async def ping(self) -> None:
+        await self._read(check_readable)
+        await self._write(check_writable)
+
+    # access
+
+    async def has_accounts(self) -> bool:
+        return await self._read(catalog.has_accounts)
+
+    async def add_account(self, account: Account) -> None:
+        await self._write(catalog.add_account, account)
+
+    async def add_token(self, token_hash: bytes, account: str, name: str, created_ms: int) -> None:
+        await self._write(catalog.add_token, token_hash, account, name, created_ms)
+
+    async def account_of_token(self, token_hash: bytes) -> str | None:
+        return await self._read(catalog.account_of_token, token_hash)
+
+    async def add_join_token(self, token_hash: bytes, account: str, created_ms: int, expires_ms: int) -> None:
+        await self._write(catalog.add_join_token, token_hash, account, created_ms, expires_ms)
+
+    async def account_of_join_token(self, token_hash: bytes, now_ms: int) -> str | None:
+        return await self._read(catalog.account_of_join_token, token_hash, now_ms)
+
+    # functions
+
+    async def add_function(self, function: Function) -> None:
+        await self._write(catalog.add_function, function)
+
+    async def function(self, account: str, function_id: str) -> Function | None:
+        return await self._read(catalog.function, account, function_id)
+
+    async def function_named(self, account: str, name: str) -> Function | None:
+        return await self._read(catalog.function_named, account, name)
+
+    async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
+        return await self._read(catalog.functions, account, limit, before)
+
+    async def change_function(self, function: Function, expected: int) -> bool:
+        return await self._write(catalog.change_function, function, expected)
+
+    async def remove_function(self, account: str, function_id: str) -> bool:
+        return await self._write(catalog.remove_function, account, function_id)
+
+    # nodes
+
+    async def join_node(
+        self, node_id: str, account: str, description: str, credential_hash: bytes, now_ms: int
+    ) -> None:
+        await self._write(catalog.join_node, node_id, account, description, credential_hash, now_ms=now_ms)
+
+    async def node_of_credential(self, node_id: str, credential_hash: bytes) -> Node | None:
+        return await self._read(catalog.node_of_credential, node_id, credential_hash)
+
+    async def node(self, account: str, node_id: str) -> Node | None:
+        return await self._read(catalog.node, account, node_id)
+
+    async def nodes(self, account: str, limit: int, after: str | None) -> list[Node]:
+        return await self._read(catalog.nodes, account, limit, after)
+
+    async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
+        return await self._write(catalog.set_node_disabled, account, node_id, disabled)
+
+    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> None:
+        await self._write(catalog.node_seen, node_id, seen_ms, version, capabilities_json)
+
+    # tasks
+
+    async def create_task(self, new: NewTask) -> str:
+        task_id = await self._write(tasks.create, new)
+        if task_id is None:
+            raise KeyReused(new.idempotency_key)
+        return task_id
+
+    async def task(self, account: str, task_id: str) -> Task | None:
+        return await self._read(tasks.task, account, task_id)
+
+    async def tasks(
+        self, account: str, limit: int, before: str | None, function_id: str | None, state: str | None
+    ) -> list[TaskLine]:
+        return await self._read(tasks.tasks, account, limit, before, function_id=function_id, state=state)
+
+    async def result(self, account: str, task_id: str) -> Result | None:
+        return await self._read(tasks.result, account, task_id)
+
+    async def log(self, account: str, task_id: str) -> Log | None:
+        return await self._read(tasks.log, account, task_id)
+
+    async def queued(self) -> list[tuple[Revision, int]]:
+        return await self._read(tasks.queued)
+
+    async def leased(self) -> list[Leased]:
+        return await self._read(tasks.leased)
+
+    async def claim(self, revision_key: str, node_id: str, tokens: Sequence[bytes], now_ms: int) -> list[Claim]:
+        return await self._write(tasks.claim, revision_key, node_id, tokens, now_ms)
+
+    async def accept(self, lease: Lease, node_id: str) -> bool:
+        return await self._write(tasks.accept, lease, node_id)
+
+    async def release(self, lease: Lease) -> bool:
+        return await self._write(tasks.release, lease)
+
+    async def lose(self, lease: Lease, otherwise: Ended) -> Lost:
+        return await self._write(tasks.lose, lease, otherwise)
+
+    async def progress(self, lease: Lease, phase: Phase, percent: int | None, message: str) -> bool:
+        return await self._write(tasks.progress, lease, phase, percent, message)
+
+    async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
+        return await self._write(tasks.finish, lease, node_id, ended)
+
+    async def cancel(self, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
+        return await self._write(tasks.cancel, account, task_id, ended)
+
+    async def expire_queued(self, revision_key: str, issued_before_ms: int, ended: Ended, limit: int) -> list[str]:
+        return await self._write(tasks.expire_queued, revision_key, issued_before_ms, ended, limit)
+
+    async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
+        return await self._read(tasks.input_of, lease, node_id)
+
+    async def holds(self, lease: Lease, node_id: str) -> bool:
+        return await self._read(tasks.holds, lease, node_id)
+
+    async def remove_finished(self, before_ms: int, limit: int) -> int:
+        return await self._write(tasks.remove_finished, before_ms, limit)
+
+    # bodies
+
+    async def write_body(self, key: str, chunks: AsyncIterator[bytes], limit: int) -> int | None:
+        serial = await self._write(bodies.begin, key)
+        complete = False
+        try:
+            size = number = 0
+            waiting = bytearray()
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    return None
+                waiting += chunk
+                while len(waiting) >= CHUNK:
+                    await self._write(bodies.add_piece, serial, number, bytes(waiting[:CHUNK]))
+                    del waiting[:CHUNK]
+                    number += 1
+            if waiting:
+                await self._write(bodies.add_piece, serial, number, bytes(waiting))
+            await self._write(bodies.complete, serial, size)
+            complete = True
+            return size
+        finally:
+            if not complete:
+                # Where this fails too, the next start removes what is left.
+                with suppress(StoreUnavailable):
+                    await self._write(bodies.remove, serial)
+
+    async def read_body(self, key: str) -> AsyncIterator[bytes]:
+        serial, size = await self._read(bodies.find, key)
+        number = 0
+        while size > 0:
+            piece = await self._read(bodies.piece, serial, number)
+            if piece is None:
+                raise BodyMissing(key)
+            yield piece
+            size -= len(piece)
+            number += 1
+
+    # threads
+
+    async def _write(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        if self._writer is None:
+            raise StoreUnavailable("the store is not open")
+        return await self._writer.run(work, *args, **kwargs)
+
+    async def _read(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        if self._readers is None:
+            raise StoreUnavailable("the store is not open")
+        return await self._readers.run(work, *args, **kwargs)
