@@ -36,7 +36,7 @@ OFFER_SECONDS = 5.0
 LEASE_HEADER = "X-Fernd-Lease"
 """Names the lease of a body that travels by HTTP: ``<attempt>:<token in hex>``."""
 
-TaskId = Annotated[str, Meta(pattern="^[0-9a-f]{24}$")]
+TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{24}(?!\n)$")]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 Headers = list[tuple[str, str]]
 Phase = Literal["pulling", "starting", "running", "uploading"]
@@ -163,8 +163,9 @@ class Credit(Struct, frozen=True):
         cpu: CPUs free.
         memory: MiB free; idle warm containers count as free, since they give way.
         slots: Further tasks.
-        offers_seen: Offers of this session that the node has answered. The dispatcher subtracts
-            the ones still under way, so that a credit that crosses an offer is not spent twice.
+        offers_seen: Number of the last offer of this session that the node has received. The
+            dispatcher subtracts the ones still under way, so that a credit that crosses an offer
+            is not spent twice.
     """
 
     cpu: float = 0

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script beside shell scripts, in no package
 """Sends one HTTP request to the Docker Engine, with nothing but Python's standard library.
 
 The set-up scripts use it, because they run before anything is installed: there may be no `docker`

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import structlog
+from msgspec import Struct
 
 from agent.protocol import (
     LEASE_SECONDS,
@@ -30,12 +31,24 @@ from dispatcher.events import Events
 from dispatcher.leases import Holding, LeaseTable, Stage
 from dispatcher.matching import Matching
 from dispatcher.queue import Queue
-from dispatcher.store.base import Lost, State, Store, Verdict
+from dispatcher.store.base import BodyMissing, Lost, State, Store, Verdict
 
 log = structlog.get_logger()
 
 SHUN_SECONDS = 5.0
 """A node that declined a task is not asked again for the same revision for so long."""
+
+
+class Unsound(Exception):
+    """A node's message contradicts what it did; its session cannot be trusted to go on."""
+
+
+class Reconciled(Struct):
+    """What a node is told of the leases that it still holds when its session begins."""
+
+    keep: list[Lease] = []
+    abandon: list[Lease] = []
+    begin: list[Begin] = []
 
 
 class Attempts:
@@ -74,30 +87,27 @@ class Attempts:
                 now = self._monotonic()
                 self._leases.grant(leased.lease, leased.node, leased.revision, now, stage=stage, period=LEASE_SECONDS)
 
-    async def reconcile(self, node: str, held: list[Held]) -> tuple[list[Lease], list[Lease]]:
-        """Settle what a node holds with what is known here, when its session begins.
-
-        Returns:
-            The leases that the node should keep and those that it should abandon.
-        """
-        keep, abandon = [], []
+    async def reconcile(self, node: str, held: list[Held]) -> Reconciled:
+        """Settle what a node holds with what is known here, when its session begins."""
+        settled = Reconciled()
         for item in held:
             holding = self._leases.find(item.lease, node)
-            if holding is not None:
-                if holding.stage is Stage.OFFERED:
-                    await self._store.accept(item.lease, node)
+            if holding is not None and await self._store.accept(item.lease, node):
                 self._leases.accepted(holding, self._monotonic())
-                keep.append(item.lease)
+                settled.keep.append(item.lease)
+                if holding.revision.retries == 0 and not item.finished:
+                    # Its accept may have come without a `Begin` going back. A second one does nothing.
+                    settled.begin.append(Begin(item.lease))
             elif await self._store.holds(item.lease, node):
-                keep.append(item.lease)
+                settled.keep.append(item.lease)
             else:
-                abandon.append(item.lease)
-        kept = {lease.token for lease in keep}
+                settled.abandon.append(item.lease)
+        kept = {lease.token for lease in settled.keep}
         for holding in self._leases.of_node(node):
             if holding.lease.token not in kept:
                 self._leases.drop(holding.lease)
                 await self.lost(holding, "the node came back without it")
-        return keep, abandon
+        return settled
 
     async def accept(self, node: str, message: Accept) -> None:
         """Record that a node has a task on its disk."""
@@ -126,6 +136,8 @@ class Attempts:
         if holding is None:
             return
         self._leases.drop(message.lease)
+        # What went wrong there would soon go wrong again: others are asked first.
+        self._matching.node_declined(node, holding.revision.key, self._monotonic() + SHUN_SECONDS)
         if message.started:
             await self.lost(holding, message.reason)
         else:
@@ -171,12 +183,12 @@ class Attempts:
     async def outcome(self, node: str, message: Outcome) -> None:
         """Record how an attempt ended, once, and acknowledge it when that is committed."""
         lease = message.lease
-        # The progress goes first: the store refuses it once the task has ended.
-        progress = self._progress.pop(lease.token, None)
-        if progress is not None and progress.percent is not None:
-            await self._store.progress(lease, progress.phase, progress.percent, progress.message)
-        ended = of_outcome(message, int(self._wall() * 1000))
-        verdict = await self._store.finish(lease, node, ended)
+        ended = of_outcome(message, self._progress.pop(lease.token, None), int(self._wall() * 1000))
+        try:
+            verdict = await self._store.finish(lease, node, ended)
+        except BodyMissing:
+            # The node said so before its upload was whole. It repeats both after its next hello.
+            raise Unsound("the result's body was not uploaded") from None
         holding = self._leases.drop(lease)
         self._queue.send(node, OutcomeAck(lease, recorded=verdict is not Verdict.STALE))
         if verdict is Verdict.STALE:

@@ -29,7 +29,6 @@ from dispatcher.store.sqlite import SqliteStore
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-CONFIG_FILE = settings.CONFIG_DIR / "dispatcher.toml"
 TOKEN_FILE = "api-token"  # noqa: S105 - the name of the file
 DATABASE_FILE = "dispatcher.sqlite"
 ACCOUNT = Account("default", "default")
@@ -53,14 +52,14 @@ log = structlog.get_logger()
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"Settings; by default {CONFIG_FILE}, if it is there.",
+    help=f"Settings; by default all of {settings.CONFIG_DIR}/*.toml.",
 )
 def dispatcher(database: str | None, data_dir: str | None, listen: str | None, config: Path | None) -> None:
     """Serve the task API and give tasks to nodes, until SIGTERM or Ctrl-C.
 
     The first start makes an account and writes its token to the file api-token in the data directory.
     """
-    files = [config] if config else [CONFIG_FILE] if CONFIG_FILE.exists() else []
+    files = [config] if config else settings.default_files()
     flags = {"store.database": database, "server.data_dir": data_dir, "server.listen": listen}
     try:
         loaded = settings.load(DispatcherConfig, files, os.environ, flags)

@@ -6,7 +6,7 @@ own: the API renders the problem document from the code and the sentence.
 
 from __future__ import annotations
 
-from agent.protocol import Ending, Outcome
+from agent.protocol import Ending, Outcome, Progress
 from dispatcher.store.base import Ended, State, result_key
 
 STATUS = {
@@ -49,8 +49,8 @@ def node_lost(attempt: int, node: str, reason: str, now_ms: int) -> Ended:
     )
 
 
-def of_outcome(outcome: Outcome, now_ms: int) -> Ended:
-    """End a task as the node reports it."""
+def of_outcome(outcome: Outcome, last: Progress | None, now_ms: int) -> Ended:
+    """End a task as the node reports it; ``last`` is the progress that the store does not know yet."""
     answered = outcome.ending == "answered"
     code = None if answered else CODE[outcome.ending]
     uploaded = answered and outcome.body is None
@@ -67,4 +67,6 @@ def of_outcome(outcome: Outcome, now_ms: int) -> Ended:
         spans=outcome.spans,
         cold=outcome.cold,
         log=outcome.log,
+        phase=last.phase if last is not None else None,
+        percent=last.percent if last is not None else None,
     )

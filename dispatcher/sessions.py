@@ -36,7 +36,7 @@ from agent.protocol import (
     Output,
     Progress,
 )
-from dispatcher.attempts import Attempts
+from dispatcher.attempts import Attempts, Unsound
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Queue
@@ -173,7 +173,7 @@ class Sessions:
         if earlier is not None:
             earlier.close("the node has begun another session")
             self._queue.unseat(node.id, earlier)
-        keep, abandon = await self._attempts.reconcile(node.id, hello.held)
+        settled = await self._attempts.reconcile(node.id, hello.held)
         await self._keep_seen(node, hello.version, hello.capabilities)
         # Once more: another session may have come to its seat while this one awaited the store.
         earlier = self._queue.outlet(node.id)
@@ -182,10 +182,13 @@ class Sessions:
         self._presence[node.id] = Presence(
             hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
         )
-        session.send(DispatcherHello(self._version, keep, abandon, self._limits.result_bytes, now_ms))
+        welcome = DispatcherHello(self._version, settled.keep, settled.abandon, self._limits.result_bytes, now_ms)
+        session.send(welcome, *settled.begin)
         self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
         self._queue.seat(node.id, session)
-        log.info("session began", node=node.id, version=hello.version, keep=len(keep), abandon=len(abandon))
+        log.info(
+            "session began", node=node.id, version=hello.version, keep=len(settled.keep), abandon=len(settled.abandon)
+        )
 
     def _leave(self, node: Node, session: Wire) -> None:
         if self._queue.outlet(node.id) is session:
@@ -219,6 +222,9 @@ class Sessions:
         except StoreUnavailable as error:
             log.warning("the store does not answer, session ends", node=node.id, error=str(error))
             session.close("the store does not answer", STORE_RETRY_SECONDS)
+        except Unsound as error:
+            log.warning("node is unsound, session ends", node=node.id, reason=str(error))
+            session.close(str(error), STORE_RETRY_SECONDS)
         except Exception:
             log.exception("message failed, session ends", node=node.id)
             session.close("internal error", STORE_RETRY_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.client import HTTPMessage
+from email.message import Message
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -17,7 +17,7 @@ class Answer(NamedTuple):
     """An HTTP answer, whatever its status."""
 
     status: int
-    headers: HTTPMessage
+    headers: Message
     body: bytes
 
     def json(self) -> Any:

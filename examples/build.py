@@ -53,7 +53,7 @@ def build(client: docker.DockerClient, name: str) -> str:
     if requirements.exists():
         unpack(requirements, context / "packages", *python_of_base(client))
     try:
-        client.images.build(path=str(context), tag=image_of(name), rm=True, forcerm=True)
+        client.images.build(path=str(context), tag=image_of(name), network_mode="none", rm=True, forcerm=True)
     except BuildError as error:
         raise Unbuildable(f"{name}: {error}") from error
     return image_of(name)
@@ -79,7 +79,7 @@ def unpack(requirements: Path, target: Path, version: str, processor: str) -> No
         return
     shutil.rmtree(target, ignore_errors=True)
     platforms = [f"--platform={platform}_{processor}" for platform in PLATFORMS]
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
     fetch = [
         *pip,
         *platforms,

@@ -109,11 +109,12 @@ def call(api: Api, function: str, title: str, *, query: str = "", body: bytes | 
     expect(created.status == 201, f"creating a task answered {created.status}: {created.body!r}")
     task = created.json()["id"]
     note(title)
+    said = ""
     for event, content in api.events(task):
-        if event == "phase":
-            note(f"    {content['phase']}")
-        elif event == "progress" and content["message"]:
-            note(f"    {content['progress']:>3} %  {content['message']}")
+        line = describe(event, content)
+        if line not in {"", said}:
+            note(f"    {line}")
+            said = line
     result = api.call("GET", f"task/{task}/result")
     seconds = time.monotonic() - start
     seen = api.document("GET", f"task/{task}")
@@ -121,6 +122,15 @@ def call(api: Api, function: str, title: str, *, query: str = "", body: bytes | 
     expect(seen["status"] == result.status and seen["progress"] == 100, f"task and result differ: {seen}")
     note(f"    -> {result.status} in {seconds:.3f} s, {len(result.body):,} bytes of {result.headers['Content-Type']}")
     return result
+
+
+def describe(event: str, content: dict[str, Any]) -> str:
+    """Put what happened to a task into words, if it is worth them."""
+    if event == "phase":
+        return str(content["phase"])
+    if event == "progress":
+        return f"{content['progress']:>3} %  {content['message']}"
+    return ""
 
 
 def hello(api: Api, function: str) -> None:
@@ -164,7 +174,7 @@ def wordcount(api: Api, function: str) -> None:
     text = (ROOT / "examples" / "wordcount" / "text.txt").read_text(encoding="utf-8")
     own = Counter(words(text))
     for times in (1, LONG):
-        title = f"text.txt, {times:,} times over, {times * len(text):,} characters, ?top=3"
+        title = f"text.txt {f'{times:,} times over' if times > 1 else 'once'}, {times * len(text):,} characters, ?top=3"
         answer = call(api, function, title, query="top=3", body=times * text.encode(), kind="text/plain")
         expect(answer.status == 200, f"wordcount answered {answer.status}: {answer.body!r}")
         counted = answer.json()
@@ -235,7 +245,7 @@ def demo(*, once: bool) -> None:
 def farewell(address: str, token_file: Path) -> None:
     """Say what can be done now."""
     note(f"fernd up goes on at {address} until Ctrl-C. In another terminal:")
-    note("")
+    print()
     note(f"  export FERND_URL={address} FERND_TOKEN=$(cat {token_file.relative_to(ROOT)})")
     note("  .venv/bin/fernd invoke hello -q name=you")
     note("  .venv/bin/fernd invoke thumbnail -b @examples/thumbnail/landscape.jpg -q size=200 >small.png")

@@ -26,7 +26,16 @@ class Fernd:
         data.mkdir(parents=True, exist_ok=True)
         self._log = data / "fernd.log"
         # It gets a session of its own: Ctrl-C is for us, and we stop it in order.
-        command = [sys.executable, "-m", "agent.cli", "up", "--data-dir", data, "--listen", f"127.0.0.1:{free_port()}"]
+        command = [
+            sys.executable,
+            "-m",
+            "agent.cli",
+            "up",
+            "--data-dir",
+            str(data),
+            "--listen",
+            f"127.0.0.1:{free_port()}",
+        ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

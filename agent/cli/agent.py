@@ -20,12 +20,11 @@ from agent.settings import SettingsError
 
 EXIT_USAGE = 2
 
-CONFIG_FILE = settings.CONFIG_DIR / "agent.toml"
 
 config_option = click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"Settings; by default {CONFIG_FILE}, if it is there.",
+    help=f"Settings; by default all of {settings.CONFIG_DIR}/*.toml.",
 )
 data_dir_option = click.option(
     "--data-dir",
@@ -112,7 +111,7 @@ def join(  # noqa: PLR0917 - click passes by name
 def _settings(
     config: Path | None, data_dir: Path | None, flags: dict[str, object] | None = None
 ) -> tuple[AgentConfig, Path]:
-    files = [config] if config else [CONFIG_FILE] if CONFIG_FILE.exists() else []
+    files = [config] if config else settings.default_files()
     try:
         loaded = settings.load(AgentConfig, files, os.environ, {"node.data_dir": data_dir} | (flags or {}))
     except SettingsError as error:

@@ -164,6 +164,8 @@ class Ended(Struct, frozen=True):
     Attributes:
         body: The result where it is at most `CHUNK` bytes, else None and `body_key` names it.
         state: FINISHED or CANCELLED.
+        phase, percent: The last that was heard of the attempt and `Store.progress` was not told;
+            None where there is no such thing.
     """
 
     finished_ms: int
@@ -178,6 +180,8 @@ class Ended(Struct, frozen=True):
     spans: Spans = Spans()
     cold: bool | None = None
     log: Log = Log()
+    phase: Phase | None = None
+    percent: int | None = None
 
 
 class Result(Struct, frozen=True):

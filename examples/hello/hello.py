@@ -39,7 +39,7 @@ class Hello(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
             self._answer(200, {"greeting": greeting(urlsplit(self.path).query, body)})
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._answer(400, {"error": str(error)})
 
     def _answer(self, status: int, content: dict[str, str]) -> None:

@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 LARGEST = 2048
 
-# A few kilobytes can unpack to gigabytes. So many pixels fit into 256 MiB in every mode that Pillow decodes.
-Image.MAX_IMAGE_PIXELS = 24_000_000
+# A few kilobytes can unpack to gigabytes. So many pixels, of up to 4 bytes and copied twice, fit into 256 MiB.
+Image.MAX_IMAGE_PIXELS = 13_000_000
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 # What Pillow's decoders raise for input that is no picture, or is a broken one.

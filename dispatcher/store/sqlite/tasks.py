@@ -281,7 +281,8 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
     db.execute(
         "UPDATE task SET state = :state, finished_ms = :finished_ms, status = :status, error = :error,"
         " detail = :detail, spans = :spans, cold = :cold, attempt = coalesce(:attempt, attempt), token = :token,"
-        " progress = CASE WHEN :answered THEN 100 ELSE progress END WHERE id = :task",
+        " phase = coalesce(:phase, phase),"
+        " progress = CASE WHEN :answered THEN 100 ELSE max(progress, coalesce(:percent, 0)) END WHERE id = :task",
         {
             "task": task_id,
             "state": ended.state,
@@ -294,6 +295,8 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
             "attempt": None if by is None else by.attempt,
             "token": None if by is None else by.token,
             "answered": ended.error is None,
+            "phase": ended.phase,
+            "percent": ended.percent,
         },
     )
     db.execute(

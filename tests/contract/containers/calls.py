@@ -103,9 +103,7 @@ class Caller:
         headers: Headers | None = None,
         heard: Heard | None = None,
     ) -> Invocation:
-        return Invocation(
-            offer(revision, query, headers), body, self.host, heard or Heard(), self.spool, RESULT_LIMIT
-        )
+        return Invocation(offer(revision, query, headers), body, self.host, heard or Heard(), self.spool, RESULT_LIMIT)
 
     async def __call__(
         self,

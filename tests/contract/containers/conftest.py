@@ -23,6 +23,8 @@ from tests.contract.containers.calls import (
 )
 
 ROOT = Path(__file__).parents[3]
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[docker.APIClient]:
     """The engine as somebody else on the machine uses it."""
@@ -33,7 +35,9 @@ def client() -> Iterator[docker.APIClient]:
 
 @pytest.fixture(scope="session")
 def images(client: docker.APIClient) -> None:
-    base = subprocess.run([ROOT / "deploy" / "base-image.sh"], check=True, capture_output=True, text=True).stdout.strip()
+    base = subprocess.run(
+        [ROOT / "deploy" / "base-image.sh"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     copied = f"FROM {base}\nCOPY misbehave.py /misbehave.py\n"
     _build(client, IMAGE, copied + 'CMD ["/usr/bin/python3", "/misbehave.py"]\n')
     _build(client, NO_COMMAND_IMAGE, copied + "ENTRYPOINT []\nCMD []\n")

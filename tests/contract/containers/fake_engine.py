@@ -99,7 +99,12 @@ class FakeEngine(Engine):
         env = dict(line.split("=", 1) for line in fake.arguments.get("Env", []))
         try:
             fake.process = await asyncio.create_subprocess_exec(
-                *fake.arguments["Entrypoint"], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=os.environ | env, start_new_session=True
+                *fake.arguments["Entrypoint"],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=os.environ | env,
+                start_new_session=True,
             )
         except OSError as error:
             raise EngineError(400, f"exec: executable file not found: {error}") from None
@@ -157,7 +162,9 @@ class FakeEngine(Engine):
     async def containers(self, label: str) -> list[Listed]:
         self._called("containers", label)
         found = [Listed(fake.id, fake.name, fake.arguments.get("Labels", {})) for fake in self._all.values()]
-        return [each for each in found if f"{label.partition('=')[0]}={each.labels.get(label.partition('=')[0])}" == label]
+        return [
+            each for each in found if f"{label.partition('=')[0]}={each.labels.get(label.partition('=')[0])}" == label
+        ]
 
     async def signals(self, container: str) -> int:
         return next(fake.signals for fake in self._all.values() if fake.id == container)

@@ -54,8 +54,12 @@ HTTP = [
     case("out of memory in a child", "do=memory-in-child", "oom", detail="memory"),
     case("never listening", "", "never_ready", detail="port 8080", env={"START": "never"}),
     case("listening late", "do=status&value=200", "answered", env={"START": "late:1.0"}, status=200),
-    case("never answering the ready path", "", "never_ready", detail="/r?do=status", ready_path="/r?do=status&value=500"),
-    case("answering the ready path", "do=status&value=200", "answered", ready_path="/r?do=status&value=204", status=200),
+    case(
+        "never answering the ready path", "", "never_ready", detail="/r?do=status", ready_path="/r?do=status&value=500"
+    ),
+    case(
+        "answering the ready path", "do=status&value=200", "answered", ready_path="/r?do=status&value=204", status=200
+    ),
     case("exiting at once", "", "crash", detail="code 7 before it was ready", env={"START": "exit:7"}, exit_code=7),
     case("dying at once", "", "crash", detail="SIGSEGV", env={"START": "signal:SIGSEGV"}, exit_code=139),
     case("answer that is cut", "do=cut", "bad_response", detail="in the middle of the answer"),
@@ -149,7 +153,7 @@ async def test_killed_from_outside(call: Caller, client: Any) -> None:
     """A container that somebody else kills is not held against the function; the engine's events are the evidence."""
     tested, heard = revision(), Heard()
     running = asyncio.create_task(call(tested, "do=sleep&value=30", heard=heard))
-    await heard.until(lambda heard: (("stdout", b"about to sleep") in heard.lines))
+    await heard.until(lambda heard: ("stdout", b"about to sleep") in heard.lines)
     [name] = await call.containers_of(tested)
     await asyncio.to_thread(client.kill, name)
     outcome = (await running).outcome

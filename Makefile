@@ -1,0 +1,51 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+
+.PHONY: help demo test unit lint setup engine base-image examples lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## run the three examples on real input; fernd up stays until Ctrl-C (ONCE=1: ends by itself)
+	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
+
+test: setup lint base-image ## everything: lint, and all tests with the real engine
+	@$(BIN)/pytest
+
+unit: setup ## the unit tests alone, without the engine
+	@$(BIN)/pytest tests/unit
+
+lint: setup ## ruff, mypy and import-linter
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@MYPYPATH=examples $(BIN)/mypy deploy/engine.py examples/*.py
+	@output=$$($(BIN)/lint-imports) || { echo "$$output"; exit 1; }
+
+setup: .venv/installed ## .venv with the locked dependencies and fernd itself; once for each lock
+
+.venv/installed: requirements.lock pyproject.toml deploy/setup.sh
+	@deploy/setup.sh
+	@touch $@
+
+engine: ## see to it that a Docker Engine answers
+	@deploy/ensure-engine.sh
+
+base-image: engine ## see to it that the image fernd-base is there
+	@deploy/base-image.sh >/dev/null
+
+examples: setup base-image ## build the images of the examples
+	@$(BIN)/python examples/build.py
+
+lock: ## make requirements.lock anew from pyproject.toml, with the newest versions; needs uv
+	@command -v uv >/dev/null || { echo "lock: uv is missing: 'pip install uv' brings it." >&2; exit 1; }
+	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --group dev --no-header \
+	  pyproject.toml --output-file requirements.lock
+
+clean: ## remove .venv, caches and what the demo left in var/
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist var
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""A registry on a loopback address that has one small image: enough of the registry's API for the engine to pull it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+
+from aiohttp import web
+
+from agent.containers import probe_image
+
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Registry:
+    """Serves ``small:latest``; anything else is unknown.
+
+    Attributes:
+        pulls: How often the manifest's content was asked for.
+        failures: So many further requests of the image are answered with 503.
+        held: While set, layers are not served.
+    """
+
+    def __init__(self, arch: str) -> None:
+        layer = probe_image.layer(arch)
+        assert layer is not None
+        compressed = gzip.compress(layer)
+        config = json.dumps(
+            {
+                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[arch],
+                "os": "linux",
+                "config": {"Cmd": [probe_image.PATH]},
+                "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
+                "history": [{"created": "2020-01-01T00:00:00Z"}],
+            }
+        ).encode()
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "size": len(config),
+                "digest": _digest(config),
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                    "size": len(compressed),
+                    "digest": _digest(compressed),
+                }
+            ],
+        }
+        self.pulls = 0
+        self.failures = 0
+        self.held = asyncio.Event()
+        self._manifest = json.dumps(manifest).encode()
+        self._blobs = {_digest(config): config, _digest(compressed): compressed}
+        self._layer = _digest(compressed)
+        self._runner = web.AppRunner(self._app())
+        self.image = ""
+
+    async def __aenter__(self) -> Registry:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.address = "127.0.0.1:%d" % self._runner.addresses[0][1]
+        self.image = f"{self.address}/small:latest"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.held.clear()
+        await self._runner.cleanup()
+
+    def _app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/v2/", self._ping)
+        app.router.add_get("/v2/{name}/manifests/{reference}", self._get_manifest)
+        app.router.add_get("/v2/{name}/blobs/{digest}", self._get_blob)
+        return app
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _get_manifest(self, request: web.Request) -> web.Response:
+        if self.failures:
+            self.failures -= 1
+            raise web.HTTPServiceUnavailable
+        if request.match_info["name"] != "small":
+            error = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
+            return web.json_response(error, status=404)
+        self.pulls += request.method == "GET"
+        headers = {"Docker-Content-Digest": _digest(self._manifest), "Content-Type": _MANIFEST}
+        return web.Response(body=self._manifest, headers=headers)
+
+    async def _get_blob(self, request: web.Request) -> web.Response:
+        digest = request.match_info["digest"]
+        while digest == self._layer and self.held.is_set():
+            await asyncio.sleep(0.01)
+        return web.Response(body=self._blobs[digest], headers={"Docker-Content-Digest": digest})

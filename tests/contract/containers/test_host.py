@@ -1,0 +1,288 @@
+"""A container host on the real engine: walls, ways to containers, other hosts, the internet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from agent.containers.engine import EngineUnavailable
+from agent.containers.firewall import FirewallError
+from agent.containers.host import ContainerHost
+from agent.containers.spec import EngineTraits, ContainerSpec, arguments
+from tests.contract.containers.calls import ENTRYPOINT_IMAGE, IMAGE, Caller, revision, running_host
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("images")]
+
+
+def answer(ran: Any) -> Any:
+    assert ran.outcome.body is not None, ran.outcome
+    return json.loads(ran.outcome.body)
+
+
+def mine(client: docker.APIClient, node_id: str) -> list[Any]:
+    """Everything that the engine has of a node."""
+    label = {"label": [f"fernd.node={node_id}"]}
+    return [*client.containers(all=True, filters=label), *client.networks(filters=label)]
+
+
+def rules() -> str:
+    return subprocess.run(["iptables", "-S"], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def node_id() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.mark.parametrize("way", ["namespace", "bridge", "published"])
+async def test_every_way_reaches_a_function(way: str, node_id: str, tmp_path: Path, client: docker.APIClient) -> None:
+    """A function is reached by each of the ways, cold and warm, also one that listens late, and nothing stays behind."""
+    before = rules()
+    async with running_host(node_id=node_id, reach=way) as host:
+        call = Caller(host, tmp_path)
+        tested = revision(env={"START": "late:0.3"})
+        first, second = await call(tested, "a=b"), await call(tested, "a=c")
+        assert (first.outcome.cold, second.outcome.cold) == (True, False)
+        assert answer(first)["target"] == "/?a=b"
+        assert answer(second)["target"] == "/?a=c"
+        assert (await call(revision(), "do=close")).outcome.ending == "bad_response"
+        assert (await call(revision(env={"START": "never"}))).outcome.ending == "never_ready"
+        looked = answer(await call(tested, "do=look"))
+        assert looked["interfaces"] == (["lo"] if way == "namespace" else ["lo", "eth0"])
+        job = (await call(revision(mode="job"), "do=count", b"in")).outcome
+        assert job.body == b"::progress::99\n2\n"
+    assert mine(client, node_id) == []
+    assert rules() == before
+
+
+async def test_the_walls_from_within(tmp_path: Path) -> None:
+    """A function has no capability, no new privileges, a read-only root, and a writable /tmp in memory."""
+    async with running_host() as host:
+        call = Caller(host, tmp_path)
+        seen = answer(await call(revision(env={"MINE": "1", "PORT": "9"}), "do=look"))
+        assert (seen["uid"], seen["gid"], seen["capabilities"]) == (65534, 65534, 0)
+        assert (seen["no_new_privileges"], seen["seccomp"]) == ("1", "2")
+        assert (seen["/x"], seen["/etc/x"], seen["/tmp/x"]) == ("Read-only file system",) * 2 + ("written",)
+        assert (seen["env"]["MINE"], seen["env"]["PORT"]) == ("1", "8080")
+        assert seen["interfaces"] == ["lo"]
+        seen = answer(await call(revision(image=ENTRYPOINT_IMAGE), "do=look"))
+        assert (seen["uid"], seen["/data/x"]) == (1234, "written")
+
+
+async def test_volumes_of_images_stay_in_memory(tmp_path: Path, client: docker.APIClient) -> None:
+    """An image that declares a volume leaves none on the disk."""
+    before = client.volumes()["Volumes"]
+    async with running_host() as host:
+        await Caller(host, tmp_path)(revision(image=ENTRYPOINT_IMAGE), "do=look")
+        assert client.volumes()["Volumes"] == before
+    assert client.volumes()["Volumes"] == before
+
+
+async def test_two_hosts_share_an_engine(tmp_path: Path) -> None:
+    """A host that starts or stops leaves the containers of another one alone."""
+    async with running_host() as first:
+        call = Caller(first, tmp_path)
+        tested = revision()
+        pid = answer(await call(tested))["pid"]
+        async with running_host() as second:
+            await Caller(second, tmp_path)(revision())
+        again = await call(tested)
+        assert (answer(again)["pid"], again.outcome.cold) == (pid, False)
+
+
+async def test_what_a_crash_left_is_removed(node_id: str, client: docker.APIClient) -> None:
+    """A host removes at its start what carries its node id, running or not, and nothing else."""
+    traits = EngineTraits(cgroup=1, cpus=1, init=False)
+    made = {}
+    for owner in (node_id, other := str(uuid.uuid4())):
+        spec = ContainerSpec(
+            image=IMAGE, mode="http", node=owner, function="f", revision="f.1", contract_env={"PORT": "1"}
+        )
+        made[owner] = [client.create_container_from_config(arguments(spec, traits))["Id"] for _ in range(2)]
+        client.start(made[owner][0])
+    try:
+        async with running_host(node_id=node_id):
+            assert mine(client, node_id) == []
+            assert {each["Id"] for each in mine(client, other)} == set(made[other])
+    finally:
+        for container in made[other]:
+            client.remove_container(container, force=True, v=True)
+
+
+async def test_privileged_is_probed(node_id: str, client: docker.APIClient) -> None:
+    """Whether a privileged container can run is what the engine does, and asking leaves nothing behind."""
+    before = {image["Id"] for image in client.images(all=True)}
+    async with running_host(node_id=node_id, privileged_images=["trusted/*"]) as host:
+        can = await host.can_run_privileged()
+        assert mine(client, node_id) == []
+    assert {image["Id"] for image in client.images(all=True)} == before
+    assert can is _engine_runs_privileged()
+    async with running_host() as host:
+        assert await host.can_run_privileged() is False  # the operator allows no image
+
+
+def _engine_runs_privileged() -> bool:
+    """Ask the engine in another way: by its command line."""
+    command = ["docker", "run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/busybox", IMAGE, "true"]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+async def test_what_a_host_refuses(tmp_path: Path) -> None:
+    """Functions that ask for what the operator did not allow are given back, not run without it."""
+    async with running_host(memory=128) as host:
+        call = Caller(host, tmp_path)
+        for asked, reason in [
+            ({"network": "internet"}, "no_internet"),
+            ({"privileged": True}, "not_privileged"),
+            ({"mem_size": 129}, "no_room"),
+        ]:
+            back = await call.gives_back(revision(**asked))
+            assert (back.reason, back.started) == (reason, False)
+
+
+async def test_unknown_runtime() -> None:
+    """A runtime that the engine does not have is found out at the start, and named."""
+    with pytest.raises(EngineUnavailable, match="no OCI runtime 'no-such'"):
+        async with running_host(runtime="no-such"):
+            pass
+
+
+# network: internet --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lan() -> Iterator[list[str]]:
+    """Machines of a private network that this host is connected to, one of them at the metadata address.
+
+    They are one network namespace with listeners on port 8099. Gives their addresses and the host's own there.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    name = f"fernd-{uuid.uuid4().hex[:6]}"
+    outside, inside = f"{name}o"[:15], f"{name}i"[:15]
+    addresses = ["10.213.7.2", "172.30.213.2", "192.168.213.2", "169.254.169.254"]
+    commands = [
+        f"ip netns add {name}",
+        f"ip link add {outside} type veth peer name {inside}",
+        f"ip link set {inside} netns {name}",
+        f"ip addr add 10.213.7.1/24 dev {outside}",
+        f"ip link set {outside} up",
+        f"ip -n {name} link set {inside} up",
+        *(f"ip -n {name} addr add {address}/32 dev {inside}" for address in addresses[1:]),
+        f"ip -n {name} addr add {addresses[0]}/24 dev {inside}",
+        f"ip -n {name} route add default via 10.213.7.1",
+        *(f"ip route add {address}/32 dev {outside} via {addresses[0]}" for address in addresses[1:]),
+    ]
+    script = "import socket,time\ns=socket.create_server(('',8099))\nprint(flush=True)\ntime.sleep(600)"
+    listener = None
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True, capture_output=True)
+        listener = subprocess.Popen(["ip", "netns", "exec", name, "python3", "-c", script], stdout=subprocess.PIPE)
+        assert listener.stdout is not None
+        listener.stdout.readline()
+        yield addresses
+    finally:
+        if listener is not None:
+            listener.kill()
+            listener.communicate()
+        subprocess.run(["ip", "link", "del", outside], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@contextlib.asynccontextmanager
+async def listening_here() -> AsyncIterator[int]:
+    """Listen on all of this host's addresses."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "0.0.0.0", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def own_addresses(client: docker.APIClient, network: str) -> list[str]:
+    gateways = [config["Gateway"] for config in client.inspect_network(network)["IPAM"]["Config"]]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("10.213.7.2", 9))
+        return [*gateways, probe.getsockname()[0]]
+
+
+@pytest.mark.parametrize("way", ["namespace", "published"])
+async def test_no_private_address_from_the_internet_network(
+    way: str, node_id: str, tmp_path: Path, client: docker.APIClient, lan: list[str]
+) -> None:
+    """A function on the internet network reaches no machine of the local network, no metadata service and not its host.
+
+    The same function on an ordinary network of the engine reaches them all, so that it is the walls which hold.
+    """
+    async with running_host(node_id=node_id, allow_internet=True, reach=way) as host, listening_here() as port:
+        assert host.internet
+        tested, call = revision(network="internet", timeout=20), Caller(host, tmp_path)
+        [network] = [each["Name"] for each in client.networks() if each["Name"].endswith("-internet")]
+        targets = [f"{address}:8099" for address in lan]
+        targets += [f"{address}:{port}" for address in own_addresses(client, network)]
+        reached = {}
+        for target in targets:
+            outcome = (await call(tested, f"do=connect&value={target}")).outcome
+            assert outcome.body is not None
+            reached[target] = outcome.body.partition(b":")[0]
+        assert reached == dict.fromkeys(targets, b"refused")
+        assert _connects(targets) == dict.fromkeys(targets, True)
+        assert host._networks.bridge("internet") in rules()
+    assert host._networks.bridge("internet") not in rules()
+    assert mine(client, node_id) == []
+
+
+def _connects(targets: list[str]) -> dict[str, bool]:
+    """Try to connect from a container on the engine's default network."""
+    script = (
+        "import socket,sys\n"
+        "for each in sys.argv[1:]:\n"
+        "  host, port = each.split(':')\n"
+        "  try: socket.create_connection((host, int(port)), 2).close(); print(each, 1)\n"
+        "  except OSError: print(each, 0)\n"
+    )
+    command = ["docker", "run", "--rm", "--entrypoint=/usr/bin/python3", IMAGE, "-c", script, *targets]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {target: reached == "1" for target, reached in (line.split() for line in lines)}
+
+
+async def test_no_internet_without_walls(
+    node_id: str, client: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the packet filter cannot be used there is no internet for functions, and everything else works."""
+
+    async def refuse(*_: str) -> None:
+        raise FirewallError("iptables cannot be run")
+
+    monkeypatch.setattr("agent.containers.firewall._iptables", refuse)
+    async with running_host(node_id=node_id, allow_internet=True) as host:
+        assert host.internet is False
+        assert mine(client, node_id) == []
+
+
+async def test_rules_are_put_once(node_id: str) -> None:
+    """A host that starts again after a crash finds its network and rules there, and changes nothing."""
+    first = running_host(node_id=node_id, allow_internet=True)
+    await first.host.start()
+    before = rules()
+    async with running_host(node_id=node_id, allow_internet=True):
+        assert sorted(rules().splitlines()) == sorted(before.splitlines())
+    await first.host.stop()
+
+
+async def test_stop_without_start() -> None:
+    """A host that never found an engine can be stopped."""
+    host = ContainerHost(running_host().host.config, "nobody", 100)
+    assert (host.images(), host.warm()) == ([], [])
+    await host.stop()
+    await host.stop()

@@ -1,0 +1,209 @@
+"""Small parts: headers, answers, exit codes, the kernel's count, image references, the probe's program."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from agent.containers import firewall, oom, probe_image
+from agent.containers.answer import AnswerBody, AnswerTooLarge
+from agent.containers.engine import _split_reference
+from agent.containers.evidence import signal_name
+from agent.containers.http_call import request_headers
+from agent.containers.job import JobOutput
+from agent.containers.oom import OomCounter
+from agent.containers.output import Capture
+from agent.containers.pool import Averages
+from agent.protocol import INLINE_LIMIT
+
+
+def test_headers_that_go_on() -> None:
+    """Hop-by-hop headers, those named in Connection, and credentials stay behind; ours replace the caller's."""
+    given = [
+        ("X-Keep", "1"),
+        ("connection", "x-drop , close"),
+        ("X-Drop", "1"),
+        ("AUTHORIZATION", "secret"),
+        ("cookie", "secret"),
+        ("Upgrade", "h2c"),
+        ("x-task-id", "forged"),
+        ("X-Keep", "2"),
+    ]
+    assert request_headers(given, {"X-Task-Id": "t"}) == [("X-Keep", "1"), ("X-Keep", "2"), ("X-Task-Id", "t")]
+
+
+@pytest.mark.parametrize("size", [0, 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * INLINE_LIMIT + 7])
+async def test_answers_of_all_sizes(tmp_path: Path, size: int) -> None:
+    """A body is whole in memory up to the inline limit, and whole in its file above it."""
+    body, content = AnswerBody(tmp_path / "body", 10 * INLINE_LIMIT), os.urandom(size)
+    for at in range(0, size, 60_000):
+        await body.add(content[at : at + 60_000])
+    inline, path = await body.close()
+    assert (inline is None) == (path is not None) == (size > INLINE_LIMIT)
+    assert (inline if path is None else path.read_bytes()) == content
+    assert (body.size, body.sha256) == (size, hashlib.sha256(content).hexdigest())
+    await body.discard()
+    await body.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_answers_that_are_too_large(tmp_path: Path) -> None:
+    """The first byte over the limit is refused; what was written is removed."""
+    body = AnswerBody(tmp_path / "body", INLINE_LIMIT + 10)
+    await body.add(b"x" * (INLINE_LIMIT + 10))
+    with pytest.raises(AnswerTooLarge):
+        await body.add(b"x")
+    await body.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([b'{"a": ', b"1}\n"], "application/json"),
+        ([b"[1]"], "application/json"),
+        ([b"{not json"], "text/plain; charset=utf-8"),
+        ([b"1"], "text/plain; charset=utf-8"),
+        ([b""], "text/plain; charset=utf-8"),
+        (["ä".encode()[:1], "ä".encode()[1:]], "text/plain; charset=utf-8"),
+        (["ä".encode()[:1]], "application/octet-stream"),
+        ([b"\xff", b"then text"], "application/octet-stream"),
+        ([b"x" * (INLINE_LIMIT + 1)], "text/plain; charset=utf-8"),
+    ],
+)
+async def test_content_type_of_a_job(tmp_path: Path, written: list[bytes], expected: str) -> None:
+    """A job's result is JSON, text or bytes by what it is, however it came."""
+    body = AnswerBody(tmp_path / "body", 10 * INLINE_LIMIT)
+    output = JobOutput(body, Capture(lambda *_: None, lambda *_: None))
+    for piece in written:
+        await output.take("stdout", piece)
+    assert output.content_type() == expected
+    await body.discard()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(137, "SIGKILL"), (139, "SIGSEGV"), (143, "SIGTERM"), (128, ""), (1, ""), (0, ""), (255, ""), (-1, "")],
+)
+def test_signals_by_exit_code(code: int, expected: str) -> None:
+    """An exit code over 128 that is a signal's is named."""
+    assert signal_name(code) == expected
+
+
+CONTAINER = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "file", "content"),
+    [
+        (
+            f"4:memory:/docker/{CONTAINER}\n1:pids:/docker/{CONTAINER}\n",
+            f"memory/docker/{CONTAINER}/memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+        ),
+        (
+            f"0::/system.slice/docker-{CONTAINER}.scope\n",
+            f"system.slice/docker-{CONTAINER}.scope/memory.events",
+            "low 0\noom 4\noom_kill 3\noom_group_kill 0\n",
+        ),
+    ],
+    ids=["version 1", "version 2"],
+)
+async def test_the_kernels_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, file: str, content: str
+) -> None:
+    """Kills are counted with both versions of control groups, from a baseline, and unknown where the file is gone."""
+    monkeypatch.setattr(oom, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(oom, "CGROUP", tmp_path / "cgroup")
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "7" / "cgroup").write_text(cgroup)
+    counter_file = tmp_path / "cgroup" / file
+    counter_file.parent.mkdir(parents=True)
+    counter_file.write_text(content)
+    counter = await OomCounter.of(CONTAINER, 7)
+    assert await counter.kills() == 3
+    await counter.forget()
+    assert await counter.kills() == 0
+    counter_file.write_text(content.replace("oom_kill 3", "oom_kill 4"))
+    assert await counter.kills() == 1
+    counter_file.unlink()
+    assert await counter.kills() is None
+    assert await (await OomCounter.of("cd" * 32, 7)).kills() is None
+    assert await (await OomCounter.of(CONTAINER, 8)).kills() is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("hello", ("hello", "latest")),
+        ("hello:1", ("hello", "1")),
+        ("host:5000/hello", ("host:5000/hello", "latest")),
+        ("host:5000/a/hello:1.2", ("host:5000/a/hello", "1.2")),
+        ("host/hello@sha256:ab", ("host/hello", "sha256:ab")),
+        ("host/hello:1@sha256:ab", ("host/hello:1", "sha256:ab")),
+    ],
+)
+def test_image_references(reference: str, expected: tuple[str, str]) -> None:
+    """A reference without a tag means latest, never every tag."""
+    assert _split_reference(reference) == expected
+
+
+def test_averages() -> None:
+    """An average follows what is measured, and only so many are kept."""
+    averages = Averages()
+    assert averages.get("a") is None
+    averages.note("a", 1.0)
+    assert averages.get("a") == 1.0
+    for _ in range(50):
+        averages.note("a", 2.0)
+    assert averages.get("a") == pytest.approx(2.0, abs=0.01)
+    for number in range(2000):
+        averages.note(str(number), 1.0)
+    assert averages.get("a") is None
+    assert averages.get("1999") == 1.0
+
+
+def test_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only IPv4 name servers that a container can be sent to count, and a missing file means none."""
+    monkeypatch.setattr(firewall, "RESOLVERS", tmp_path / "resolv.conf")
+    assert firewall._name_servers() == []
+    (tmp_path / "resolv.conf").write_text(
+        "# nameserver 9.9.9.9\nnameserver 127.0.0.53\nnameserver  10.0.0.2\nnameserver fe80::1\nnameserver x\nsearch a\n"
+    )
+    assert firewall._name_servers() == ["10.0.0.2"]
+
+
+@pytest.mark.parametrize(("arch", "machine"), [("x86_64", 62), ("aarch64", 183)])
+def test_the_probes_program(arch: str, machine: int) -> None:
+    """The layer holds one executable for the architecture, and its entry point is its code."""
+    layer = probe_image.layer(arch)
+    assert layer is not None
+    with tarfile.open(fileobj=BytesIO(layer)) as tar:
+        [entry] = tar.getmembers()
+        assert (entry.name, entry.mode) == ("probe", 0o755)
+        content = tar.extractfile(entry)
+        assert content is not None
+        program = content.read()
+    assert program[:4] == b"\x7fELF"
+    assert struct.unpack_from("<H", program, 18) == (machine,)
+    assert struct.unpack_from("<Q", program, 24) == (0x400000 + 120,)
+    assert program.endswith(bytes.fromhex("02001f90") + bytes(12))
+    assert probe_image.layer("riscv64") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="runs the x86_64 program")
+def test_the_probes_program_runs(tmp_path: Path) -> None:
+    """Without an argument it ends at once, with exit code 0."""
+    layer = probe_image.layer("x86_64")
+    assert layer is not None
+    with tarfile.open(fileobj=BytesIO(layer)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    assert subprocess.run([tmp_path / "probe"], check=False, timeout=5).returncode == 0
