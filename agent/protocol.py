@@ -36,6 +36,13 @@ OFFER_SECONDS = 5.0
 LEASE_HEADER = "X-Fernd-Lease"
 """Names the lease of a body that travels by HTTP: ``<attempt>:<token in hex>``."""
 
+OFFSET_HEADER = "X-Fernd-Offset"
+"""Of an upload: bytes that the dispatcher has kept so far, where the body of the request goes on."""
+
+SIZE_HEADER = "X-Fernd-Size"
+SHA256_HEADER = "X-Fernd-Sha256"
+"""Of an upload: bytes of the whole result, and its SHA-256 in hex."""
+
 TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{24}(?!\n)$")]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 Headers = list[tuple[str, str]]

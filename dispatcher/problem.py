@@ -35,6 +35,8 @@ REQUESTS = {
     "CONFLICT": Kind(409, "The request conflicts with what is there"),
     "NO_RUNNER": Kind(409, "The function has no image"),
     "TOO_LARGE": Kind(413, "The body is too large"),
+    "WRONG_OFFSET": Kind(416, "The upload does not go on where it stands"),
+    "CORRUPT": Kind(422, "The upload is not what it says it is"),
     "QUEUE_FULL": Kind(429, "Too many tasks are waiting"),
     "INTERNAL": Kind(500, "Something went wrong here"),
     "UNAVAILABLE": Kind(503, "The service cannot answer for now"),

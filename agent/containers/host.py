@@ -82,6 +82,7 @@ class ContainerHost:
         """
         try:
             facts = await self.engine.connect()
+            self.arch = facts.arch
             self._check_runtime(facts)
             await remove_orphans(self.engine, self._node_id, known=set)
             await self._networks.remove()
@@ -109,6 +110,7 @@ class ContainerHost:
             await asyncio.gather(self._upkeep, return_exceptions=True)
         if self._pool is not None:
             await self._pool.close()
+        if self.arch:
             try:
                 await remove_orphans(self.engine, self._node_id, known=set)
                 await self._networks.remove()
@@ -192,7 +194,6 @@ class ContainerHost:
 
     async def _learn(self, facts: Facts) -> None:
         """Find out by probes what the engine can do."""
-        self.arch = facts.arch
         self._traits = EngineTraits(facts.cgroup, facts.cpus, init=True, runtime=self.config.runtime)
         async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:
             if tried is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import aiohttp
 from msgspec import Struct
@@ -19,6 +18,7 @@ from yarl import URL
 
 from agent.containers.answer import AnswerBody
 from agent.containers.reach import Door
+from agent.containers.task_input import pieces_of, size_of
 from agent.protocol import Headers
 
 CONNECT_SECONDS = 5.0
@@ -89,11 +89,13 @@ async def post(door: Door, query: str, headers: Headers, body: bytes | Path, ans
     """
     # A path with an empty query is sent without a question mark.
     url = URL.build(scheme="http", host=door.host, port=door.port, path="/", query_string=query, encoded=True)
-    content: bytes | BinaryIO = await asyncio.to_thread(body.open, "rb") if isinstance(body, Path) else body
+    sent = CIMultiDict([*headers, ("Content-Length", str(await size_of(body)))])
+    # Bytes go as they are; a file is read here, since the library would read it on the loop.
+    content = body if isinstance(body, bytes) else pieces_of(body)
     try:
         async with (
             await _session(door) as session,
-            session.post(url, data=content, headers=CIMultiDict(headers), allow_redirects=False) as response,
+            session.post(url, data=content, headers=sent, allow_redirects=False) as response,
         ):
             if response.status < 200:
                 raise NotHttp(f"the function answered {response.status}, and there is no protocol to change to")
@@ -112,9 +114,6 @@ async def post(door: Door, query: str, headers: Headers, body: bytes | Path, ans
         raise NotHttp(f"the answer is not HTTP: {_first_line(error.message)}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise Broken(f"the connection broke: {_first_line(str(error))}") from None
-    finally:
-        if not isinstance(content, bytes):
-            await asyncio.to_thread(content.close)
 
 
 async def is_ready(door: Door, path: str, limit: float) -> bool:

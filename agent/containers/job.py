@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -17,8 +16,7 @@ from agent.containers.evidence import death_of
 from agent.containers.execution import Execution, Ran
 from agent.containers.output import Capture, Stream
 from agent.containers.spec import job_environment
-
-_PIECE = 64 * 1024
+from agent.containers.task_input import pieces_of
 
 
 async def run_job(execution: Execution) -> Ran:
@@ -121,22 +119,9 @@ async def write_input(attachment: Attachment | None, body: bytes | Path) -> None
     if attachment is None:
         return
     try:
-        async for piece in _pieces(body):
+        async for piece in pieces_of(body):
             attachment.writer.write(piece)
             await attachment.writer.drain()
         attachment.writer.write_eof()
     except OSError:
         return
-
-
-async def _pieces(body: bytes | Path) -> AsyncIterator[bytes]:
-    if isinstance(body, bytes):
-        for at in range(0, len(body), _PIECE):
-            yield body[at : at + _PIECE]
-        return
-    file = await asyncio.to_thread(body.open, "rb")
-    try:
-        while piece := await asyncio.to_thread(file.read, _PIECE):
-            yield piece
-    finally:
-        await asyncio.to_thread(file.close)

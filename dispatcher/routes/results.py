@@ -91,11 +91,11 @@ async def _stream(request: web.Request, result: Result, body_key: str, lines: CI
     return response
 
 
-async def send(request: web.Request, response: web.StreamResponse, body_key: str) -> None:
-    """Write a body from the store into an answer that was begun."""
+async def send(request: web.Request, response: web.StreamResponse, body_key: str, start: int = 0) -> None:
+    """Write a body from the store, from the byte ``start`` on, into an answer that was begun."""
     timeout = request.app[CONFIG].server.read_timeout
     try:
-        async for piece in request.app[CORE].store.read_body(body_key):
+        async for piece in request.app[CORE].store.read_body(body_key, start):
             async with asyncio.timeout(timeout):
                 await response.write(piece)
     except (TimeoutError, BodyMissing) as error:

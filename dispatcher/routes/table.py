@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from agent.protocol import LEASE_HEADER
+from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER
 from dispatcher.routes import bodies, events, functions, health, nodes, results, tasks
 
 
@@ -65,6 +65,10 @@ PAGE = (
 )
 PREFER = Parameter("Prefer", "`wait=N`: wait up to N seconds, at most 60, for the result.")
 LEASE = Parameter(LEASE_HEADER, "`<attempt>:<token in hex>`")
+RANGE = Parameter("Range", "`bytes=n-`: go on from the byte n.")
+OFFSET = Parameter(OFFSET_HEADER, "Bytes that are kept so far; the body goes on from there.")
+SIZE = Parameter(SIZE_HEADER, "Bytes of the whole result.")
+SHA256 = Parameter(SHA256_HEADER, "SHA-256 of the whole result, in hex.")
 FUNCTION = Parameter("functionId", "Only tasks of this function.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
 NAME = Parameter("name", "Only the function of this name.")
 STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.STATES)})
@@ -126,9 +130,12 @@ TABLE = (
     Route("GET", "/v1/node/{nodeId}/session", nodes.open_session, NODE,
           gives={101: None}),
     Route("GET", "/v1/node/{nodeId}/task/{taskId}/input", bodies.fetch_input, NODE,
-          headers=(LEASE,), gives={200: BYTES}, problems=("NOT_FOUND", "CONFLICT")),
+          headers=(LEASE, RANGE), gives={200: BYTES, 206: BYTES}, problems=("NOT_FOUND", "CONFLICT")),
+    Route("GET", "/v1/node/{nodeId}/task/{taskId}/result", bodies.show_upload, NODE,
+          headers=(LEASE,), gives={200: None}, problems=("NOT_FOUND", "CONFLICT")),
     Route("PUT", "/v1/node/{nodeId}/task/{taskId}/result", bodies.put_result, NODE,
-          headers=(LEASE,), asks=BYTES, gives={204: None}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+          headers=(LEASE, OFFSET, SIZE, SHA256), asks=BYTES, gives={204: None},
+          problems=("NOT_FOUND", "CONFLICT", *UPLOAD, "WRONG_OFFSET", "CORRUPT")),
 
     Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
     Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),

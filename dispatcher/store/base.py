@@ -194,6 +194,13 @@ class Result(Struct, frozen=True):
     body_key: str | None
 
 
+class Upload(Struct, frozen=True):
+    """How far an upload is: the bytes that are kept, and whether it has become a body."""
+
+    kept: int
+    complete: bool
+
+
 class Verdict(StrEnum):
     """What became of a write that carried a lease."""
 
@@ -230,6 +237,10 @@ class NodeTaken(Exception):
 
 class NodeDisabled(Exception):
     """The node was removed; its owner must restore it first."""
+
+
+class UploadOvertaken(Exception):
+    """An upload holds other bytes than its caller believed."""
 
 
 class Store(Protocol):
@@ -392,12 +403,41 @@ class Store(Protocol):
         None, and nothing kept, if it has more bytes than the limit.
         """
 
-    def read_body(self, key: str) -> AsyncIterator[bytes]:
-        """Read a body piece by piece.
+    def read_body(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
+        """Read a body piece by piece, from the byte ``start`` on.
 
         Raises:
             BodyMissing: There is no such body, or it was removed meanwhile.
         """
+
+    async def upload(self, key: str) -> Upload:
+        """Say how much of an upload is kept; an upload that nobody began has no bytes."""
+
+    async def extend_upload(self, key: str, start: int, chunks: AsyncIterator[bytes]) -> int:
+        """Add bytes to an upload, which holds ``start`` bytes so far, and say how many it holds then.
+
+        What came stays where the rest does not, so that an upload which breaks off again and again gets on.
+
+        Raises:
+            UploadOvertaken: It holds other than ``start`` bytes: another caller was quicker, or it was dropped.
+        """
+
+    def read_upload(self, key: str) -> AsyncIterator[bytes]:
+        """Read what is kept of an upload.
+
+        Raises:
+            BodyMissing: There is no such upload, or it was dropped meanwhile.
+        """
+
+    async def complete_upload(self, key: str) -> None:
+        """Make an upload a body, in place of one that had this name before, unless a task uses that one.
+
+        Raises:
+            BodyMissing: There is no such upload.
+        """
+
+    async def drop_upload(self, key: str) -> None:
+        """Forget an upload; a body that a task uses stays."""
 
     async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
         """Give (body key, body, size) of the input of the task that this node's lease holds; None for a stale lease."""

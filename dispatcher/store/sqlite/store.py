@@ -32,6 +32,8 @@ from dispatcher.store.base import (
     StoreUnavailable,
     Task,
     TaskLine,
+    Upload,
+    UploadOvertaken,
     Verdict,
 )
 from dispatcher.store.sqlite import bodies, catalog, tasks
@@ -213,20 +215,13 @@ class SqliteStore:
         serial = await self._write(bodies.begin, key)
         complete = False
         try:
-            size = number = 0
-            waiting = bytearray()
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > limit:
+            size = 0
+            async for piece in _pieces(chunks):
+                if size + len(piece) > limit:
                     return None
-                waiting += chunk
-                while len(waiting) >= CHUNK:
-                    await self._write(bodies.add_piece, serial, number, bytes(waiting[:CHUNK]))
-                    del waiting[:CHUNK]
-                    number += 1
-            if waiting:
-                await self._write(bodies.add_piece, serial, number, bytes(waiting))
-            await self._write(bodies.complete, serial, size)
+                await self._write(bodies.extend, serial, size, piece)
+                size += len(piece)
+            await self._write(bodies.complete, serial)
             complete = True
             return size
         finally:
@@ -235,16 +230,41 @@ class SqliteStore:
                 with suppress(StoreUnavailable):
                     await self._write(bodies.remove, serial)
 
-    async def read_body(self, key: str) -> AsyncIterator[bytes]:
+    async def read_body(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
         serial, size = await self._read(bodies.find, key)
-        number = 0
-        while size > 0:
-            piece = await self._read(bodies.piece, serial, number)
-            if piece is None:
+        async for piece in self._read_pieces(key, serial, start, size):
+            yield piece
+
+    async def upload(self, key: str) -> Upload:
+        return await self._read(bodies.upload, key)
+
+    async def extend_upload(self, key: str, start: int, chunks: AsyncIterator[bytes]) -> int:
+        serial = await self._write(bodies.begun, key)
+        async for piece in _pieces(chunks):
+            if not await self._write(bodies.extend, serial, start, piece):
+                raise UploadOvertaken(key)
+            start += len(piece)
+        return start
+
+    async def read_upload(self, key: str) -> AsyncIterator[bytes]:
+        serial, kept = await self._read(bodies.find_begun, key)
+        async for piece in self._read_pieces(key, serial, 0, kept):
+            yield piece
+
+    async def complete_upload(self, key: str) -> None:
+        serial, _ = await self._read(bodies.find_begun, key)
+        await self._write(bodies.complete, serial)
+
+    async def drop_upload(self, key: str) -> None:
+        await self._write(bodies.drop_upload, key)
+
+    async def _read_pieces(self, key: str, serial: int, start: int, end: int) -> AsyncIterator[bytes]:
+        while start < end:
+            piece = await self._read(bodies.read, serial, start)
+            if not piece:
                 raise BodyMissing(key)
             yield piece
-            size -= len(piece)
-            number += 1
+            start += len(piece)
 
     # threads
 
@@ -261,3 +281,21 @@ class SqliteStore:
         if self._readers is None:
             raise StoreUnavailable("the store is not open")
         return await self._readers.run(work, *args, **kwargs)
+
+
+async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Cut bytes into pieces of `CHUNK`. Where they break off, what has come is a piece, before the error is raised."""
+    waiting = bytearray()
+    broken: Exception | None = None
+    try:
+        async for chunk in chunks:
+            waiting += chunk
+            while len(waiting) >= CHUNK:
+                yield bytes(waiting[:CHUNK])
+                del waiting[:CHUNK]
+    except Exception as error:  # noqa: BLE001 - raised again below, whatever it is
+        broken = error
+    if waiting:
+        yield bytes(waiting)
+    if broken is not None:
+        raise broken

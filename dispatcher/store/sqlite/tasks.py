@@ -270,7 +270,7 @@ def remove_finished(db: sqlite3.Connection, before_ms: int, limit: int) -> int:
         (before_ms, limit),
     ).fetchall()
     db.executemany("DELETE FROM task WHERE id = ?", [(task_id,) for task_id, _ in found])
-    db.executemany("DELETE FROM body WHERE task = ? AND size IS NOT NULL", [(task_id,) for task_id, _ in found])
+    db.executemany("DELETE FROM body WHERE task = ?", [(task_id,) for task_id, _ in found])
     for function_id in {function_id for _, function_id in found}:
         forget_revisions(db, function_id)
     return len(found)
@@ -309,6 +309,8 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
             (task_id, ended.log.head, ended.log.omitted, ended.log.tail),
         )
     _use_body(db, ended.body_key, task_id)
+    # What other attempts have uploaded is of no use any more.
+    db.execute("DELETE FROM body WHERE task = ? AND NOT used", (task_id,))
 
 
 def _use_body(db: sqlite3.Connection, key: str | None, task_id: str) -> None:

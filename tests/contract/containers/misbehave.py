@@ -4,6 +4,8 @@ Where there is a PORT it is an http function, and speaks HTTP by hand, since it 
 otherwise it is a job. What it should do before it listens stands in the variable START.
 """
 
+# ruff: noqa: T201, PTH123 - it writes because functions write, and imports only what it must
+
 from __future__ import annotations
 
 import json

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+from typing import Self
 
 from aiohttp import web
 
@@ -24,7 +25,7 @@ class Registry:
     Attributes:
         pulls: How often the manifest's content was asked for.
         failures: So many further requests of the image are answered with 503.
-        held: While set, layers are not served.
+        open: While it is not set, layers are not served.
     """
 
     def __init__(self, arch: str) -> None:
@@ -58,23 +59,25 @@ class Registry:
         }
         self.pulls = 0
         self.failures = 0
-        self.held = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
         self._manifest = json.dumps(manifest).encode()
         self._blobs = {_digest(config): config, _digest(compressed): compressed}
         self._layer = _digest(compressed)
         self._runner = web.AppRunner(self._app())
+        self.address = ""
         self.image = ""
 
-    async def __aenter__(self) -> Registry:
+    async def __aenter__(self) -> Self:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.address = "127.0.0.1:%d" % self._runner.addresses[0][1]
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
         self.image = f"{self.address}/small:latest"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.held.clear()
+        self.open.set()
         await self._runner.cleanup()
 
     def _app(self) -> web.Application:
@@ -100,6 +103,6 @@ class Registry:
 
     async def _get_blob(self, request: web.Request) -> web.Response:
         digest = request.match_info["digest"]
-        while digest == self._layer and self.held.is_set():
-            await asyncio.sleep(0.01)
+        if digest == self._layer:
+            await self.open.wait()
         return web.Response(body=self._blobs[digest], headers={"Docker-Content-Digest": digest})

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from agent.invocation import GaveBack, Ran
+from agent.protocol import INLINE_LIMIT, Outcome, Revision
 from tests.contract.containers.calls import (
     ENTRYPOINT_IMAGE,
     NO_COMMAND_IMAGE,
@@ -17,9 +20,6 @@ from tests.contract.containers.calls import (
     Heard,
     revision,
 )
-
-from agent.invocation import GaveBack, Ran
-from agent.protocol import INLINE_LIMIT, Outcome, Revision
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -93,10 +93,7 @@ JOB = [
 ]
 
 
-async def _ends_as_expected(
-    call: Caller, tested: Revision, query: str, body: bytes, expected: dict[str, Any], ending: str, detail: str
-) -> Outcome:
-    ran = await call(tested, query, body)
+def _is_as_expected(ran: Ran, ending: str, detail: str, expected: dict[str, Any]) -> Outcome:
     outcome = ran.outcome
     assert outcome.ending == ending, outcome
     assert detail in outcome.detail
@@ -108,11 +105,11 @@ async def _ends_as_expected(
 
 @pytest.mark.parametrize(("query", "ending", "detail", "expected", "changes"), HTTP)
 async def test_http(
-    call: Caller, query: str, ending: str, detail: str, expected: dict[str, Any], changes: dict[str, Any]
+    call: Caller, *, query: str, ending: str, detail: str, expected: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     """Each ending is told apart by evidence; then nothing is left of a failed container, and the function works."""
     tested = revision(**changes)
-    outcome = await _ends_as_expected(call, tested, query, b"", expected, ending, detail)
+    outcome = _is_as_expected(await call(tested, query), ending, detail, expected)
     kept = outcome.ending == "answered"
     assert len(await call.containers_of(tested)) == (1 if kept else 0)
     if not kept:
@@ -123,11 +120,11 @@ async def test_http(
 
 @pytest.mark.parametrize(("query", "ending", "detail", "expected", "changes"), JOB)
 async def test_job(
-    call: Caller, query: str, ending: str, detail: str, expected: dict[str, Any], changes: dict[str, Any]
+    call: Caller, *, query: str, ending: str, detail: str, expected: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     """The same for jobs: each has a container of its own, and none is left."""
     tested = revision(mode="job", **changes)
-    outcome = await _ends_as_expected(call, tested, query, b"x" * 3_000_000, expected, ending, detail)
+    outcome = _is_as_expected(await call(tested, query, b"x" * 3_000_000), ending, detail, expected)
     if outcome.ending == "answered":
         assert dict(outcome.headers)["X-Exit-Code"] == str(outcome.exit_code)
     assert await call.containers_of(tested) == []

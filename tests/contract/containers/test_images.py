@@ -49,12 +49,12 @@ class Told:
 async def test_one_pull_for_many(engine: Engine, registry: Registry) -> None:
     """Many tasks that wait for an image cause one pull, and all hear its progress; afterwards none is needed."""
     store, told = images(engine), [Told() for _ in range(5)]
-    registry.held.set()
+    registry.open.clear()
     waiting = [asyncio.create_task(store.ensure(registry.image, each.begins, each.pulled)) for each in told]
     await eventually(lambda: _true(registry.pulls > 0))
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
-    registry.held.clear()
+    registry.open.set()
     pulled = await asyncio.gather(*waiting[1:])
     assert {image.id for image in pulled} == {(await engine.image(registry.image)).id}
     assert registry.pulls == 1
@@ -73,12 +73,12 @@ async def _true(value: bool) -> bool:
 async def test_nobody_waits_any_more(engine: Engine, registry: Registry) -> None:
     """A pull that nobody waits for is given up, and the next one starts anew."""
     store, told = images(engine), Told()
-    registry.held.set()
+    registry.open.clear()
     waiting = asyncio.create_task(store.ensure(registry.image, told.begins, told.pulled))
     await eventually(lambda: _true(registry.pulls > 0))
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    registry.held.clear()
+    registry.open.set()
     await store.ensure(registry.image, told.begins, told.pulled)
 
 
@@ -102,7 +102,7 @@ async def test_a_passing_error_is_tried_again(engine: Engine, registry: Registry
 
 async def test_a_pull_has_its_own_time_limit(engine: Engine, registry: Registry) -> None:
     """A pull that goes on for too long ends as an image that is not to be had."""
-    registry.held.set()
+    registry.open.clear()
     with pytest.raises(ImageUnavailable, match=r"within 0.5 s"):
         await images(engine, pull_timeout=0.5).ensure(registry.image, lambda: None, lambda *_: None)
-    registry.held.clear()
+    registry.open.set()

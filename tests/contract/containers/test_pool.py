@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -149,7 +149,14 @@ async def test_pause_lend_and_removal_at_once(bench: Bench, first: str) -> None:
         async def discard(container: Container = container) -> None:
             bench.pool.discard(container)
 
-        actions = {"pause": bench.pool.tend, "take": lambda: bench.pool.take("f.1"), "discard": discard}
+        async def take() -> Container | None:
+            return await bench.pool.take("f.1")
+
+        actions: dict[str, Callable[[], Awaitable[Container | None]]] = {
+            "pause": bench.pool.tend,
+            "take": take,
+            "discard": discard,
+        }
         order = [first, *(name for name in actions if name != first)]
         results = dict(zip(order, await asyncio.gather(*(actions[name]() for name in order)), strict=True))
         lent = results["take"]

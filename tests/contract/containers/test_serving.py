@@ -22,7 +22,7 @@ def answer(ran: Any) -> Any:
 
 
 async def test_the_request_arrives_as_it_was_sent(call: Caller) -> None:
-    """Query and body arrive byte for byte, end-to-end headers in order, ours in place of the caller's copies; nothing is added."""
+    """Query and body byte for byte, end-to-end headers in order, ours in place of copies, and nothing invented."""
     query = "a=%20+%C3%A4&&a=2&%zz&q=[]'\"é"
     headers = [
         ("Content-Type", "application/json"),
@@ -56,11 +56,11 @@ async def test_the_request_arrives_as_it_was_sent(call: Caller) -> None:
         ("X-Function-Id", tested.function),
         ("X-Attempt", "1"),
     ]
-    assert {name: value for name, value in seen["headers"] if name in transport} == {
-        "Host": "127.0.0.1:8080",
-        "Content-Length": "256",
-        "Connection": "close",
-    }
+    assert sorted((name, value) for name, value in seen["headers"] if name in transport) == [
+        ("Connection", "close"),
+        ("Content-Length", "256"),
+        ("Host", "127.0.0.1:8080"),
+    ]
     [deadline] = [int(value) for name, value in seen["headers"] if name == "X-Deadline"]
     assert (before + 7) * 1000 <= deadline + 1 <= (time.time() + 7) * 1000 + 1
 

@@ -14,6 +14,8 @@ from dispatcher.store.base import (
     BodyMissing,
     KeyReused,
     Store,
+    Upload,
+    UploadOvertaken,
     Verdict,
     result_key,
 )
@@ -172,4 +174,77 @@ async def test_an_uploaded_result_outlives_a_restart(make: Callable[[Path], Stor
     for key in (result_key(ended), "input"):
         with pytest.raises(BodyMissing):
             await body_of(store, key)
+    await store.close()
+
+
+async def test_an_upload_grows_from_where_it_is(store: Store) -> None:
+    """Bytes are added at the end alone; what came before a break stays; and no body is there before it is whole."""
+    key = result_key(await accepted(store))
+    assert await store.upload(key) == Upload(0, complete=False)
+
+    async def breaking() -> AsyncIterator[bytes]:
+        yield b"a" * (CHUNK + 10)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await store.extend_upload(key, 0, breaking())
+    assert await store.upload(key) == Upload(CHUNK + 10, complete=False)
+    with pytest.raises(UploadOvertaken):
+        await store.extend_upload(key, 5, one_at_a_time(b"x"))
+    assert await store.extend_upload(key, CHUNK + 10, one_at_a_time(b"b" * CHUNK)) == 2 * CHUNK + 10
+    with pytest.raises(BodyMissing):
+        await body_of(store, key)
+    expected = b"a" * (CHUNK + 10) + b"b" * CHUNK
+    assert b"".join([piece async for piece in store.read_upload(key)]) == expected
+    await store.complete_upload(key)
+    assert await store.upload(key) == Upload(len(expected), complete=True)
+    assert await body_of(store, key) == expected
+    for start in (0, 1, CHUNK + 9, CHUNK + 10, len(expected) - 1, len(expected)):
+        assert b"".join([piece async for piece in store.read_body(key, start)]) == expected[start:]
+
+
+async def test_of_two_who_upload_one_goes_on(store: Store) -> None:
+    """A connection that was given up, and the one that took its place, never mix their bytes."""
+    key = result_key(await accepted(store))
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a" * CHUNK
+        await go_on.wait()
+        yield b"a" * CHUNK
+
+    first = asyncio.create_task(store.extend_upload(key, 0, slow()))
+    while (await store.upload(key)).kept < CHUNK:
+        pass
+    await store.extend_upload(key, CHUNK, one_at_a_time(b"b" * CHUNK))
+    go_on.set()
+    with pytest.raises(UploadOvertaken):
+        await first
+    await store.complete_upload(key)
+    assert await body_of(store, key) == b"a" * CHUNK + b"b" * CHUNK
+
+
+async def test_a_dropped_upload_begins_anew(store: Store) -> None:
+    """Nothing is left of an upload that was dropped, or whose task ended otherwise."""
+    lease = await accepted(store)
+    key = result_key(lease)
+    await store.extend_upload(key, 0, one_at_a_time(b"wrong"))
+    await store.drop_upload(key)
+    assert await store.upload(key) == Upload(0, complete=False)
+    await store.extend_upload(key, 0, one_at_a_time(b"late"))
+    await store.cancel(ACCOUNT, lease.task, CANCELLED)
+    assert await store.upload(key) == Upload(0, complete=False)
+
+
+async def test_an_upload_outlives_a_restart(make: Callable[[Path], Store], tmp_path: Path) -> None:
+    """A dispatcher that was killed in the midst of an upload goes on where it was."""
+    store = make(tmp_path)
+    await store.open()
+    key = result_key(await accepted(store))
+    await store.extend_upload(key, 0, one_at_a_time(b"half of "))
+    await store.close()
+    await store.open()
+    assert await store.extend_upload(key, 8, one_at_a_time(b"it")) == 10
+    await store.complete_upload(key)
+    assert await body_of(store, key) == b"half of it"
     await store.close()

@@ -25,6 +25,10 @@ from agent.containers.pool import Averages
 from agent.protocol import INLINE_LIMIT
 
 
+def files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 def test_headers_that_go_on() -> None:
     """Hop-by-hop headers, those named in Connection, and credentials stay behind; ours replace the caller's."""
     given = [
@@ -52,7 +56,7 @@ async def test_answers_of_all_sizes(tmp_path: Path, size: int) -> None:
     assert (body.size, body.sha256) == (size, hashlib.sha256(content).hexdigest())
     await body.discard()
     await body.discard()
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 async def test_answers_that_are_too_large(tmp_path: Path) -> None:
@@ -62,7 +66,7 @@ async def test_answers_that_are_too_large(tmp_path: Path) -> None:
     with pytest.raises(AnswerTooLarge):
         await body.add(b"x")
     await body.discard()
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firewall, "RESOLVERS", tmp_path / "resolv.conf")
     assert firewall._name_servers() == []
     (tmp_path / "resolv.conf").write_text(
-        "# nameserver 9.9.9.9\nnameserver 127.0.0.53\nnameserver  10.0.0.2\nnameserver fe80::1\nnameserver x\nsearch a\n"
+        "# nameserver 10.0.0.1\nnameserver 127.0.0.53\nnameserver  10.0.0.2\nnameserver fe80::1\nnameserver x\n"
     )
     assert firewall._name_servers() == ["10.0.0.2"]
 

@@ -119,17 +119,19 @@ CREATE TABLE task_log (
 CREATE TABLE body (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
     key    TEXT NOT NULL,
+    kept   INTEGER NOT NULL DEFAULT 0,  -- bytes so far
     size   INTEGER,
     task   TEXT,                    -- the task that it belongs to, once that is known
     used   INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE UNIQUE INDEX body_by_key ON body (key) WHERE size IS NOT NULL;
+CREATE INDEX body_begun ON body (key) WHERE size IS NULL;
 CREATE INDEX body_by_task ON body (task) WHERE task IS NOT NULL;
 
 CREATE TABLE body_piece (
     body    INTEGER NOT NULL REFERENCES body ON DELETE CASCADE,
-    number  INTEGER NOT NULL,
+    start   INTEGER NOT NULL,       -- of its first byte
     content BLOB NOT NULL,
-    PRIMARY KEY (body, number)
+    PRIMARY KEY (body, start)
 ) STRICT;

@@ -1,0 +1,30 @@
+"""The input of a task, from memory or from its file, piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+PIECE = 64 * 1024
+
+
+async def size_of(body: bytes | Path) -> int:
+    """Give the number of bytes."""
+    if isinstance(body, bytes):
+        return len(body)
+    return (await asyncio.to_thread(body.stat)).st_size
+
+
+async def pieces_of(body: bytes | Path) -> AsyncIterator[bytes]:
+    """Give the bytes, so many at a time that nobody waits long."""
+    if isinstance(body, bytes):
+        for at in range(0, len(body), PIECE):
+            yield body[at : at + PIECE]
+        return
+    file = await asyncio.to_thread(body.open, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, PIECE):
+            yield piece
+    finally:
+        await asyncio.to_thread(file.close)
