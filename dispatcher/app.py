@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from http import HTTPStatus
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from dispatcher import __version__, auth, openapi, problem
 from dispatcher.config import DispatcherConfig
@@ -40,6 +40,7 @@ def build(
         queue_length=config.limits.queue_length,
         result_bytes=config.limits.result,
         no_capable_seconds=config.queue.wait,
+        retention_seconds=config.store.retention,
     )
     app = web.Application(middlewares=[answer_problems])
     app[CONFIG] = config
@@ -51,8 +52,12 @@ def build(
     app[LARGE_JSON] = asyncio.Semaphore(LARGE_JSON_AT_ONCE)
     app[OPENAPI] = msgspec.json.encode(openapi.describe(TABLE, __version__))
     for route in TABLE:
-        add = app.router.add_get if route.method == "GET" else partial(app.router.add_route, route.method)
-        add(route.path, _guarded(route), expect_handler=_expect_nothing_yet)
+        methods = [route.method]
+        if route.method == hdrs.METH_GET and HTTPStatus.SWITCHING_PROTOCOLS not in route.gives:
+            methods.append(hdrs.METH_HEAD)
+        handler = _guarded(route)
+        for method in methods:
+            app.router.add_route(method, route.path, handler, expect_handler=_expect_nothing_yet)
     app.on_startup.append(_start)
     app.on_shutdown.append(_stop)
     return app

@@ -58,9 +58,11 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         database: ``sqlite:///`` and the path of a file. Empty: ``dispatcher.sqlite`` in the data directory.
+        retention: Seconds that a finished task is kept, with its input, result and log.
     """
 
     database: str = ""
+    retention: Annotated[float, Meta(gt=0)] = 7 * 86_400
 
 
 class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):

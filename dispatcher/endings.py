@@ -39,7 +39,7 @@ CODE: dict[Ending, str] = {
 def without_answer(code: str, detail: str, now_ms: int) -> Ended:
     """End a task with an error code and a sentence."""
     state = State.CANCELLED if code == "CANCELLED" else State.FINISHED
-    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail)
+    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail, ending=code.lower())
 
 
 def node_lost(attempt: int, node: str, reason: str, now_ms: int) -> Ended:
@@ -64,6 +64,7 @@ def of_outcome(outcome: Outcome, last: Progress | None, now_ms: int) -> Ended:
         state=State.CANCELLED if code == "CANCELLED" else State.FINISHED,
         error=code,
         detail=outcome.detail,
+        ending=outcome.ending,
         spans=outcome.spans,
         cold=outcome.cold,
         log=outcome.log,

@@ -52,11 +52,13 @@ class Limits(Struct, frozen=True):
         queue_length: Tasks that may wait.
         result_bytes: Bytes that an answer may have.
         no_capable_seconds: How long a task waits while no connected node could ever run it.
+        retention_seconds: How long a finished task is kept.
     """
 
     queue_length: int = 100_000
     result_bytes: int = 32 * 1024 * 1024
     no_capable_seconds: float = 300
+    retention_seconds: float = 7 * 86_400
 
 
 class Outlet(Protocol):

@@ -39,7 +39,7 @@ from agent.protocol import (
 from dispatcher.attempts import Attempts, Unsound
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
-from dispatcher.queue import Limits, Queue
+from dispatcher.queue import Limits, Outlet, Queue
 from dispatcher.store.base import Node, Store, StoreUnavailable
 from dispatcher.wire import Broken, Wire
 
@@ -50,6 +50,9 @@ UNDER_WAY = 256
 """Messages of one node that may await the store at a time; beyond that its socket is not read."""
 
 STORE_RETRY_SECONDS = 2.0
+
+CLOSE_BYTES = 123
+"""Bytes of a reason that a closing frame has room for (RFC 6455)."""
 
 
 class Presence(msgspec.Struct):
@@ -98,7 +101,8 @@ class Sessions:
         self._wall = wall
         self._monotonic = monotonic
         self._presence: dict[str, Presence] = {}
-        self._open: set[Wire] = set()
+        self._open: dict[Wire, str] = {}
+        """Each session and its node, from before the hello to the end."""
         self._work: set[asyncio.Task[None]] = set()
         """What nodes said and the store has not confirmed yet. It outlives the session that it came by."""
         self._stopping = False
@@ -109,13 +113,17 @@ class Sessions:
 
     async def node_removed(self, node_id: str) -> None:
         """Close the session of a node at once and put its tasks back."""
-        outlet = self._queue.outlet(node_id)
-        if outlet is not None:
-            outlet.close("the node was removed")
-            self._queue.unseat(node_id, outlet)
+        self.close(node_id, "the node was removed")
         for holding in self._leases.of_node(node_id):
             self._leases.drop(holding.lease)
             await self._attempts.lost(holding, "the node was removed")
+
+    def close(self, node_id: str, reason: str) -> None:
+        """End every session of a node, those too that have not said hello yet. What it holds stays leased."""
+        for session, of in self._open.items():
+            if of == node_id:
+                session.close(reason)
+                self._unseat(node_id, session)
 
     def close_all(self, reason: str, retry_after: float) -> None:
         """Say goodbye to every node, and take no new sessions."""
@@ -128,10 +136,10 @@ class Sessions:
         ws = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False, max_msg_size=FRAME_LIMIT, timeout=5.0)
         await ws.prepare(request)
         session = Wire(ws)
+        self._open[session] = node.id
         if self._stopping:
             session.close("the dispatcher stops", retry_after=1.0)
-        self._open.add(session)
-        code, reason = WSCloseCode.OK, "goodbye"
+        code, reason = int(WSCloseCode.OK), "goodbye"
         try:
             await self._converse(session, node)
         except* Broken as group:
@@ -143,10 +151,10 @@ class Sessions:
         except* ConnectionError:
             code, reason = WSCloseCode.GOING_AWAY, "the connection broke"
         finally:
-            self._open.discard(session)
-            self._leave(node, session)
+            del self._open[session]
+            self._unseat(node.id, session)
             with contextlib.suppress(ConnectionError, TimeoutError):
-                await ws.close(code=code, message=reason.encode())
+                await ws.close(code=code, message=reason.encode()[:CLOSE_BYTES])
         log.info("session ended", node=node.id, reason=reason, code=int(ws.close_code or code))
         return ws
 
@@ -172,7 +180,7 @@ class Sessions:
         earlier = self._queue.outlet(node.id)
         if earlier is not None:
             earlier.close("the node has begun another session")
-            self._queue.unseat(node.id, earlier)
+            self._unseat(node.id, earlier)
         settled = await self._attempts.reconcile(node.id, hello.held)
         await self._keep_seen(node, hello.version, hello.capabilities)
         # Once more: another session may have come to its seat while this one awaited the store.
@@ -190,10 +198,11 @@ class Sessions:
             "session began", node=node.id, version=hello.version, keep=len(settled.keep), abandon=len(settled.abandon)
         )
 
-    def _leave(self, node: Node, session: Wire) -> None:
-        if self._queue.outlet(node.id) is session:
-            self._presence.pop(node.id, None)
-            self._queue.unseat(node.id, session)
+    def _unseat(self, node_id: str, session: Outlet) -> None:
+        """Offer a node no more through a session, unless a newer one has taken its place."""
+        if self._queue.outlet(node_id) is session:
+            self._presence.pop(node_id, None)
+            self._queue.unseat(node_id, session)
 
     async def _listen(self, session: Wire, node: Node) -> None:
         room = asyncio.Semaphore(UNDER_WAY)

@@ -29,6 +29,11 @@ PROGRESS_SECONDS = 0.1
 CAPABLE_SECONDS = 2.0
 RECOUNT_SECONDS = 60.0
 SEEN_SECONDS = 60.0
+RETENTION_SECONDS = 10.0
+LEAP_SECONDS = 60.0
+
+REMOVE_BATCH = 200
+"""Tasks that are removed in one transaction: few, so that no caller waits long behind it."""
 
 EXPIRE_BATCH = 500
 
@@ -60,6 +65,9 @@ class Sweeper:
         self._wall = wall
         self._monotonic = monotonic
         self._rng = rng
+        self._wall_offset = wall() - monotonic()
+        self._keep_until = 0.0
+        """No finished task is removed before this time, by monotonic seconds."""
         self._unmet_since: dict[str, float] = {}
         """Since when no connected node could run a revision that waits, by monotonic seconds."""
 
@@ -72,6 +80,7 @@ class Sweeper:
                 ("capable", CAPABLE_SECONDS, self.capable),
                 ("recount", RECOUNT_SECONDS, self.recount),
                 ("seen", SEEN_SECONDS, self._sessions.keep_all_seen),
+                ("retention", RETENTION_SECONDS, self.retention),
             ):
                 group.create_task(self._loop(name, seconds, sweep), name=f"sweep {name}")
 
@@ -114,3 +123,26 @@ class Sweeper:
         """Make what is known in memory agree with the store."""
         await self._queue.recount()
         await self._attempts.take_up()
+
+    async def retention(self) -> None:
+        """Remove the tasks that ended longer ago than they are kept.
+
+        Where the wall clock leaps ahead, what has just ended looks old: nothing is removed then before its
+        time has passed by the monotonic clock, too.
+        """
+        now = self._monotonic()
+        offset = self._wall() - now
+        if offset - self._wall_offset > LEAP_SECONDS:
+            log.warning(
+                "the wall clock leapt ahead, finished tasks are kept longer", seconds=offset - self._wall_offset
+            )
+            self._keep_until = now + self._limits.retention_seconds
+        self._wall_offset = offset
+        if now < self._keep_until:
+            return
+        before_ms = int((self._wall() - self._limits.retention_seconds) * 1000)
+        removed = 0
+        while (batch := await self._store.remove_finished(before_ms, REMOVE_BATCH)) > 0:
+            removed += batch
+        if removed:
+            log.info("old tasks removed", tasks=removed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from agent.protocol import (
     SUBPROTOCOL,
@@ -20,6 +20,7 @@ from agent.protocol import (
     decode_from_node,
     encode,
 )
+from dispatcher import bounds
 
 SEND_SECONDS = 20.0
 """A frame that the node does not take within so long ends the session."""
@@ -34,7 +35,7 @@ FRAME_BYTES = 1024 * 1024
 class Broken(Exception):
     """The session cannot go on; the close code and the reason are for the node."""
 
-    def __init__(self, code: WSCloseCode, reason: str) -> None:
+    def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
@@ -103,11 +104,16 @@ class Wire:
             raise Broken(WSCloseCode.GOING_AWAY, f"nothing heard for {seconds:g} s") from None
         if frame.type is WSMsgType.BINARY:
             try:
-                return decode_from_node(frame.data)
+                messages = decode_from_node(frame.data)
+                for message in messages:
+                    bounds.check(message)
+                return messages
             except FrameError as error:
-                raise Broken(WSCloseCode.PROTOCOL_ERROR, f"not a frame of {SUBPROTOCOL}: {error}"[:120]) from None
+                raise Broken(WSCloseCode.PROTOCOL_ERROR, f"not a frame of {SUBPROTOCOL}: {error}") from None
         if frame.type is WSMsgType.TEXT:
             raise Broken(WSCloseCode.UNSUPPORTED_DATA, "frames are binary")
+        if isinstance(frame.data, WebSocketError):
+            raise Broken(frame.data.code, f"not a frame: {frame.data}")
         return None
 
 

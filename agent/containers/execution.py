@@ -138,6 +138,7 @@ class Execution:
         try:
             self.container = await self.host.start_container(self.revision, image, env, sink)
         except EngineError as error:
+            self.started = False
             if _CANNOT_RUN.search(error.message):
                 # The engine's words name paths of this machine; the log has them.
                 log.info("image cannot be run", task=self.lease.task, reason=error.message)

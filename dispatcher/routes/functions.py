@@ -22,6 +22,9 @@ from dispatcher.store.base import Function, NameTaken
 LEAST_MEMORY = 6
 """MiB; container engines refuse to start with less."""
 
+LEAST_CPU = 0.01
+"""CPUs; container engines refuse to start with less."""
+
 ENV_BYTES = 64 * 1024
 """Bytes of all names and values of the environment together."""
 
@@ -39,7 +42,7 @@ Env = Annotated[dict[EnvName, EnvValue], Meta(max_length=128)]
 Retries = Annotated[int, Meta(ge=0, le=10)]
 ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
 Timeout = Annotated[int, Meta(ge=1, le=900, description="Seconds")]
-CpuCount = Annotated[float, Meta(ge=0, le=64)]
+CpuCount = Annotated[float, Meta(ge=0, le=64, description="CPUs; 0, or at least 0.01")]
 MemSize = Annotated[int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6")]
 NetworkLatency = Annotated[float, Meta(ge=0, le=60_000, description="Milliseconds")]
 
@@ -259,6 +262,8 @@ def _check(revision: Revision) -> None:
     """
     if revision.image and not _IMAGE.fullmatch(revision.image):
         raise invalid("image", "image: expected an image reference such as registry.example/owner/name:tag")
+    if 0 < revision.cpu_count < LEAST_CPU:
+        raise invalid("cpuCount", f"cpuCount: expected 0, or at least {LEAST_CPU} CPUs")
     if 0 < revision.mem_size < LEAST_MEMORY:
         raise invalid("memSize", f"memSize: expected 0, or at least {LEAST_MEMORY} MiB")
     if sum(len(name) + len(value.encode()) for name, value in revision.env.items()) > ENV_BYTES:

@@ -119,6 +119,8 @@ async def join_node(request: web.Request, account: str) -> web.StreamResponse:
         raise Problem("CONFLICT", "this node id belongs to another account") from None
     except NodeDisabled:
         raise Problem("FORBIDDEN", "this node was removed; its owner can restore it") from None
+    # Whoever speaks with the earlier credential does so no longer.
+    core.sessions.close(node_id, "the node has joined again")
     return json(Credential(credential), 201, f"/v1/node/{node_id}")
 
 

@@ -19,12 +19,15 @@ from dispatcher.store.base import CHUNK
 DOCUMENT_LIMIT = 256 * 1024
 """Bytes of a JSON document that describes a function or a node."""
 
+NAME_SHOWN = 100
+"""Characters of a field's name that are given back to whoever sent it."""
+
 HELD_SECONDS = 60.0
 """A large body that must be held in memory has to arrive within so long."""
 
 _JSON = re.compile(r"application/(?:[^;\s]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 _PATH = re.compile(r"^(.*?),? - at (?:`key` in )?`\$((?:\.\w+|\[[^\]]*\])*)`$")
-_UNKNOWN = re.compile(r"unknown field `(.*)`")
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 
 T = TypeVar("T")
@@ -72,7 +75,7 @@ def _wrong_field(message: str) -> Problem:
     message, path = (found[1], found[2].lstrip(".")) if found else (message, "")
     for pattern, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "this field is required")):
         if inner := pattern.search(message):
-            name = f"{path}.{inner[1]}" if path else inner[1]
+            name = (f"{path}.{inner[1]}" if path else inner[1])[:NAME_SHOWN]
             return invalid(name, f"{name}: {said}")
     name = re.sub(r"\[[^\]]*\]", "", path) or "body"
     return invalid(name, f"{name}: {message[:1].lower()}{message[1:]}".replace("`", ""))

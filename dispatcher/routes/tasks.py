@@ -50,8 +50,22 @@ class Requirements(Struct, frozen=True, rename="camel"):
     privileged: bool
 
 
+class SpansView(Struct, frozen=True):
+    """Milliseconds that a finished task spent waiting for a node, and in each phase of its last attempt."""
+
+    queued: float
+    pulling: float
+    starting: float
+    running: float
+    uploading: float
+
+
 class TaskView(Struct, frozen=True, rename="camel"):
-    """A task. Times are strings of epoch seconds, null where they have not come yet."""
+    """A task. Times are strings of epoch seconds, null where they have not come yet.
+
+    `ending` says what happened, by evidence, where `error` is the code that callers act on; `cold` whether a
+    container was started for it.
+    """
 
     id: str
     function_id: str
@@ -67,6 +81,10 @@ class TaskView(Struct, frozen=True, rename="camel"):
     timeout: int
     capabilities: Requirements
     error: str | None
+    ending: str | None
+    detail: str | None
+    cold: bool | None
+    spans: SpansView | None
 
 
 class TaskEntry(Struct, frozen=True):
@@ -192,7 +210,20 @@ def view(task: Task) -> TaskView:
             plain(revision.cpu_count), revision.mem_size, plain(revision.network_latency), revision.privileged
         ),
         error=task.error,
+        ending=task.ending,
+        detail=task.detail or None,
+        cold=task.cold,
+        spans=_spans(task),
     )
+
+
+def _spans(task: Task) -> SpansView | None:
+    if task.spans is None:
+        return None
+    # The wall clock may have jumped between the two.
+    queued = max(0, (task.assigned_ms or task.finished_ms or task.issued_ms) - task.issued_ms)
+    spans = task.spans
+    return SpansView(queued, spans.pulling, spans.starting, spans.running, spans.uploading)
 
 
 def _entry(row: TaskLine) -> TaskEntry:

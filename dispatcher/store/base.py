@@ -108,6 +108,7 @@ class Task(Struct, frozen=True):
         status: 0 until it is finished, then the HTTP status of the result.
         error: Code of contract section 2, or None.
         detail: The sentence that goes with `error`.
+        ending: What happened, by evidence: see `Ended.ending`.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Task(Struct, frozen=True):
     status: int
     error: str | None
     detail: str
+    ending: str | None
     spans: Spans | None
     cold: bool | None
 
@@ -164,6 +166,8 @@ class Ended(Struct, frozen=True):
     Attributes:
         body: The result where it is at most `CHUNK` bytes, else None and `body_key` names it.
         state: FINISHED or CANCELLED.
+        ending: An `agent.protocol.Ending`, or what happened where no node told: ``node_lost``,
+            ``no_capable_node``.
         phase, percent: The last that was heard of the attempt and `Store.progress` was not told;
             None where there is no such thing.
     """
@@ -177,6 +181,7 @@ class Ended(Struct, frozen=True):
     state: State = State.FINISHED
     error: str | None = None
     detail: str = ""
+    ending: str = "answered"
     spans: Spans = Spans()
     cold: bool | None = None
     log: Log = Log()

@@ -21,7 +21,8 @@ NODE = "id, account, description, disabled, joined_ms, seen_ms, version, capabil
 
 TASK = (
     "t.id, t.account, r.definition, t.state, t.phase, t.attempt, t.issued_ms, t.assigned_ms, t.finished_ms,"
-    " t.progress, t.progress_message, t.node, t.status, t.error, t.detail, t.spans, t.cold"
+    " t.progress, t.progress_message, t.node, t.status, t.error, t.detail, t.ending,"
+    " t.spans, t.cold"
 )
 """Columns of `task`, from ``task t`` and its ``revision r``."""
 
@@ -75,7 +76,7 @@ def task(row: Row) -> Task:
     """
     (
         task_id, account, definition, state, phase, attempt, issued_ms, assigned_ms, finished_ms,
-        progress, message, node_id, status, error, detail, spans, cold,
+        progress, message, node_id, status, error, detail, ending, spans, cold,
     ) = row  # fmt: skip
     waits = state == State.QUEUED
     return Task(
@@ -94,6 +95,7 @@ def task(row: Row) -> Task:
         status=status,
         error=error,
         detail=detail,
+        ending=ending,
         spans=None if spans is None else _spans.decode(spans),
         cold=None if cold is None else bool(cold),
     )

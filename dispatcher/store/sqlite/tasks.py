@@ -280,7 +280,8 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
     """End a task. Only the lease that ended it, if one did, is known afterwards: it may ask again."""
     db.execute(
         "UPDATE task SET state = :state, finished_ms = :finished_ms, status = :status, error = :error,"
-        " detail = :detail, spans = :spans, cold = :cold, attempt = coalesce(:attempt, attempt), token = :token,"
+        " detail = :detail, ending = :ending, spans = :spans, cold = :cold,"
+        " attempt = coalesce(:attempt, attempt), token = :token,"
         " phase = coalesce(:phase, phase),"
         " progress = CASE WHEN :answered THEN 100 ELSE max(progress, coalesce(:percent, 0)) END WHERE id = :task",
         {
@@ -290,6 +291,7 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
             "status": ended.status,
             "error": ended.error,
             "detail": ended.detail,
+            "ending": ended.ending,
             "spans": rows.encode(ended.spans),
             "cold": ended.cold,
             "attempt": None if by is None else by.attempt,

@@ -124,7 +124,7 @@ def handle(connection: socket.socket) -> None:  # noqa: C901, PLR0912 - one line
         case "connect":
             host, _, port = value.partition(":")
             try:
-                socket.create_connection((host, int(port)), timeout=1.5).close()
+                socket.create_connection((host, int(port)), timeout=0.6).close()
                 answer(connection, b"connected")
             except OSError as error:
                 answer(connection, f"refused: {error}".encode())

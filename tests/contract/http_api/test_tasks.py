@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from yarl import URL
 
+from agent.protocol import Spans
 from tests.contract.http_api.api import SECONDS, Api, Node, pieces
 
 HEX = "0123456789abcdef01234567"
@@ -44,6 +45,10 @@ async def test_new_task_is_shown_as_the_seed_shows_it(api: Api) -> None:
         "timeout": 33,
         "capabilities": {"cpuCount": 2, "memSize": 64, "networkLatency": 0.5, "privileged": True},
         "error": None,
+        "ending": None,
+        "detail": None,
+        "cold": None,
+        "spans": None,
     }
     listed = await api("GET", "/v1/task/list")
     assert [set(entry) for entry in listed.json()] == [{"id", "issued", "progress", "status"}]
@@ -278,3 +283,16 @@ async def test_strangers_see_nothing(api: Api, stranger: Api, node: Node) -> Non
         (await stranger(method, path)).problem(404, "NOT_FOUND")
     for kind in ("task", "function", "node"):
         assert (await stranger("GET", f"/v1/{kind}/list")).json() == []
+
+
+async def test_a_finished_task_says_where_its_time_went(api: Api, node: Node) -> None:
+    """What happened, by evidence, whether a container was started, and the time in each phase stand on the task."""
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    spans = Spans(pulling=0, starting=140.5, running=3.25, uploading=1)
+    await node.finish(offer.lease, ending="oom", detail="over 64 MiB", cold=True, spans=spans)
+    task = (await api("GET", f"/v1/task/{task_id}")).json()
+    assert (task["error"], task["ending"], task["detail"], task["cold"]) == ("OOM_KILLED", "oom", "over 64 MiB", True)
+    queued = task["spans"].pop("queued")
+    assert queued >= 0
+    assert task["spans"] == {"pulling": 0, "starting": 140.5, "running": 3.25, "uploading": 1}

@@ -76,6 +76,7 @@ CREATE TABLE task (
     status           INTEGER NOT NULL DEFAULT 0,
     error            TEXT,
     detail           TEXT NOT NULL DEFAULT '',
+    ending           TEXT,
     spans            BLOB,          -- JSON of Spans
     cold             INTEGER,
     idempotency_key  TEXT,

@@ -1,0 +1,45 @@
+"""One tally for the whole run, its table at the end, and the image of the function that runs under chaos.
+
+``SEED`` repeats a run, ``ROUNDS`` makes it long: so many rounds of every scenario that is random.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.chaos.tally import Tally
+from tests.chaos.workload import IMAGE, build_image
+
+ROUNDS = int(os.environ.get("ROUNDS") or 1)
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
+
+_TALLY = Tally(SEED)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table, if anything ran."""
+    if _TALLY.rounds or _TALLY.faults:
+        terminalreporter.section("chaos")
+        for line in _TALLY.table():
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"repeat with: make chaos SEED={SEED} ROUNDS={ROUNDS}")
+
+
+@pytest.fixture(scope="session")
+def tally() -> Tally:
+    return _TALLY
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[str]:
+    """The function's image on the system's engine."""
+    build_image()
+    yield IMAGE
+    client = docker.from_env()
+    client.images.remove(IMAGE, force=True)
+    client.close()
