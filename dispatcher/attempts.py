@@ -6,6 +6,7 @@ old lease is answered with `Abandon`, so that the node stops the work, and chang
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -31,9 +32,17 @@ from dispatcher.events import Events
 from dispatcher.leases import Holding, LeaseTable, Stage
 from dispatcher.matching import Matching
 from dispatcher.queue import Queue
-from dispatcher.store.base import BodyMissing, Lost, State, Store, Verdict
+from dispatcher.store.base import BodyMissing, Lost, State, Store, StoreUnavailable, Verdict
 
 log = structlog.get_logger()
+
+AGAIN_SECONDS = 5.0
+"""What the store could not write down is tried again after so long."""
+
+RETURNS = 5
+"""A task that nodes accept and give back more often than this, without beginning it, loses an attempt each time."""
+
+RETURNS_REMEMBERED = 10_000
 
 SHUN_SECONDS = 5.0
 """A node that declined a task is not asked again for the same revision for so long."""
@@ -74,6 +83,8 @@ class Attempts:
         self._monotonic = monotonic
         self._progress: dict[bytes, Progress] = {}
         """The newest progress of each lease that is not in the store yet."""
+        self._returns: dict[str, int] = {}
+        """How often a task was given back without having begun."""
 
     async def take_up(self) -> None:
         """Take up what nodes hold by the store and nobody watches over here.
@@ -91,9 +102,7 @@ class Attempts:
         """Settle what a node holds with what is known here, when its session begins."""
         settled = Reconciled()
         for item in held:
-            holding = self._leases.find(item.lease, node)
-            if holding is not None and await self._store.accept(item.lease, node):
-                self._leases.accepted(holding, self._monotonic())
+            if (holding := await self._accepted(item.lease, node)) is not None:
                 settled.keep.append(item.lease)
                 if holding.revision.retries == 0 and not item.finished:
                     # Its accept may have come without a `Begin` going back. A second one does nothing.
@@ -111,14 +120,24 @@ class Attempts:
 
     async def accept(self, node: str, message: Accept) -> None:
         """Record that a node has a task on its disk."""
-        holding = self._leases.find(message.lease, node)
-        if holding is None or not await self._store.accept(message.lease, node):
+        holding = await self._accepted(message.lease, node)
+        if holding is None:
             self._refuse(node, message.lease)
             return
-        self._leases.accepted(holding, self._monotonic())
         if holding.revision.retries == 0:
             self._queue.send(node, Begin(message.lease))
         self._events.publish(message.lease.task, "state", {"state": State.ACCEPTED, "node": node})
+
+    async def _accepted(self, lease: Lease, node: str) -> Holding | None:
+        """Write down that a node has a task; None where the lease is not its own, or ended meanwhile."""
+        holding = self._leases.find(lease, node)
+        if holding is None:
+            return None
+        self._leases.prolong(holding, self._monotonic())
+        if not await self._store.accept(lease, node) or self._leases.find(lease, node) is not holding:
+            return None
+        self._leases.accepted(holding, self._monotonic())
+        return holding
 
     async def decline(self, node: str, message: Decline) -> None:
         """Put a task back that a node did not take."""
@@ -138,7 +157,7 @@ class Attempts:
         self._leases.drop(message.lease)
         # What went wrong there would soon go wrong again: others are asked first.
         self._matching.node_declined(node, holding.revision.key, self._monotonic() + SHUN_SECONDS)
-        if message.started:
+        if message.started or self._returned_too_often(message.lease.task):
             await self.lost(holding, message.reason)
         else:
             log.info("task given back", task=message.lease.task, node=node, reason=message.reason)
@@ -147,17 +166,18 @@ class Attempts:
     def progress(self, node: str, message: Progress) -> None:
         """Show how far an attempt is, and keep the newest for `take_progress`."""
         holding = self._leases.find(message.lease, node)
-        if holding is None or message.sequence <= holding.sequence:
+        if holding is None or (holding.shown is not None and message.sequence <= holding.shown.sequence):
             return
-        holding.sequence = message.sequence
         task = message.lease.task
-        before = self._progress.get(message.lease.token)
+        before, holding.shown = holding.shown, message
         self._progress[message.lease.token] = message
         if before is None or before.phase != message.phase:
             self._events.publish(task, "phase", {"phase": message.phase})
         if message.pulled is not None:
             self._events.publish(task, "pull", {"done": message.pulled[0], "total": message.pulled[1]})
-        if message.percent is not None:
+        if message.percent is not None and (
+            before is None or (before.percent, before.message) != (message.percent, message.message)
+        ):
             self._events.publish(task, "progress", {"progress": message.percent, "message": message.message})
 
     def output(self, node: str, message: Output) -> None:
@@ -171,9 +191,14 @@ class Attempts:
     async def keep_progress(self) -> None:
         """Write the newest progress of each task to the store."""
         pending, self._progress = self._progress, {}
-        for message in pending.values():
-            if self._leases.of_task(message.lease.task) is not None:
-                await self._store.progress(message.lease, message.phase, message.percent, message.message)
+        # All at once, so that they share a commit.
+        await asyncio.gather(
+            *(
+                self._store.progress(message.lease, message.phase, message.percent, message.message)
+                for message in pending.values()
+                if self._leases.of_task(message.lease.task) is not None
+            )
+        )
 
     @property
     def progress_pending(self) -> bool:
@@ -183,13 +208,16 @@ class Attempts:
     async def outcome(self, node: str, message: Outcome) -> None:
         """Record how an attempt ended, once, and acknowledge it when that is committed."""
         lease = message.lease
-        ended = of_outcome(message, self._progress.pop(lease.token, None), int(self._wall() * 1000))
+        holding = self._leases.find(lease, node)
+        last = self._progress.pop(lease.token, None) if holding is not None else None
+        ended = of_outcome(message, last, int(self._wall() * 1000))
         try:
             verdict = await self._store.finish(lease, node, ended)
         except BodyMissing:
             # The node said so before its upload was whole. It repeats both after its next hello.
             raise Unsound("the result's body was not uploaded") from None
-        holding = self._leases.drop(lease)
+        if holding is not None:
+            self._leases.drop(lease)
         self._queue.send(node, OutcomeAck(lease, recorded=verdict is not Verdict.STALE))
         if verdict is Verdict.STALE:
             log.info("outcome refused", task=lease.task, attempt=lease.attempt, node=node)
@@ -210,7 +238,11 @@ class Attempts:
             await self._release(holding)
             return
         ended = node_lost(lease.attempt, holding.node, reason, int(self._wall() * 1000))
-        verdict = await self._store.lose(lease, ended)
+        try:
+            verdict = await self._store.lose(lease, ended)
+        except StoreUnavailable:
+            self._leases.restore(holding, self._monotonic(), AGAIN_SECONDS)
+            raise
         if verdict is Lost.STALE:
             return
         log.warning("attempt lost", task=lease.task, attempt=lease.attempt, node=holding.node, reason=reason)
@@ -226,8 +258,23 @@ class Attempts:
         for task_id in task_ids:
             self._end(task_id, State.FINISHED, status, code)
 
+    def _returned_too_often(self, task: str) -> bool:
+        """Count a return without a start; after many of them, whatever is wrong will not go away by itself."""
+        returns = self._returns.pop(task, 0) + 1
+        if returns > RETURNS:
+            return True
+        self._returns[task] = returns
+        if len(self._returns) > RETURNS_REMEMBERED:
+            del self._returns[next(iter(self._returns))]
+        return False
+
     async def _release(self, holding: Holding) -> None:
-        if await self._store.release(holding.lease):
+        try:
+            released = await self._store.release(holding.lease)
+        except StoreUnavailable:
+            self._leases.restore(holding, self._monotonic(), AGAIN_SECONDS)
+            raise
+        if released:
             self._events.publish(holding.lease.task, "state", {"state": State.QUEUED})
             self._queue.put_back(holding.revision)
 

@@ -51,8 +51,9 @@ def node_lost(attempt: int, node: str, reason: str, now_ms: int) -> Ended:
 
 def of_outcome(outcome: Outcome, last: Progress | None, now_ms: int) -> Ended:
     """End a task as the node reports it; ``last`` is the progress that the store does not know yet."""
-    answered = outcome.ending == "answered"
-    code = None if answered else CODE[outcome.ending]
+    # A node that reports an answer without an HTTP status of one understood its function wrongly.
+    answered = outcome.ending == "answered" and outcome.status >= 200
+    code = None if answered else CODE.get(outcome.ending, "BAD_RESPONSE")
     uploaded = answered and outcome.body is None
     return Ended(
         finished_ms=now_ms,

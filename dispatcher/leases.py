@@ -12,7 +12,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
+from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Progress, Revision
 
 
 class Stage(Enum):
@@ -27,7 +27,7 @@ class Holding(Struct):
 
     Attributes:
         deadline: Monotonic seconds: the answer to the offer is due, or the next renewal.
-        sequence: Of the last progress taken; see `agent.protocol.Progress`.
+        shown: The last progress taken; one that is older, or says the same, is not shown again.
     """
 
     lease: Lease
@@ -35,7 +35,7 @@ class Holding(Struct):
     revision: Revision
     stage: Stage
     deadline: float
-    sequence: int = 0
+    shown: Progress | None = None
 
 
 class LeaseTable:
@@ -92,6 +92,20 @@ class LeaseTable:
         """Note that the node took the offer."""
         holding.stage = Stage.ACCEPTED
         holding.deadline = now + LEASE_SECONDS
+
+    def prolong(self, holding: Holding, now: float) -> None:
+        """Give a holding a full period while its answer is being written down."""
+        holding.deadline = now + LEASE_SECONDS
+
+    def forgive(self, seconds: float) -> None:
+        """Put all deadlines off, by a time in which nobody here could have taken a renewal in."""
+        for holding in self._by_token.values():
+            holding.deadline += seconds
+
+    def restore(self, holding: Holding, now: float, period: float) -> None:
+        """Take a holding up again that was ended too early, unless its task has another holder by now."""
+        if holding.lease.task not in self._by_task:
+            self.grant(holding.lease, holding.node, holding.revision, now, stage=holding.stage, period=period)
 
     def renew(self, lease: Lease, node: str, now: float) -> bool:
         """Give an accepted lease another full period; False where it is not the node's."""

@@ -32,6 +32,8 @@ class Match(Struct, frozen=True):
     revision: Revision
     number: int
     """The offer's number in the node's session; see `agent.protocol.Credit.offers_seen`."""
+    session: int
+    """Tells the sessions of a node apart: another one counts its offers anew."""
 
 
 class _Need(Struct, frozen=True):
@@ -50,6 +52,7 @@ class _Node(Struct):
     credit: Credit
     images: set[str]
     warm: set[str]
+    session: int
     available: bool = True
     offers: int = 0
     """Offers made in this session."""
@@ -116,10 +119,9 @@ class SampledSet:
 
 class _Demand(Struct):
     revision: Revision
+    added: int
+    """Grows with each task added, so that a claim that found too few can tell which came after it."""
     count: int = 0
-    added: int = 0
-    """Tasks ever added, so that a claim that found too few can tell which came after it."""
-    parked_until: float = 0
     in_turn: bool = False
     """It stands in `_Class.turn`."""
 
@@ -132,8 +134,12 @@ class Matching:
         self._nodes: dict[str, _Node] = {}
         self._classes: dict[_Need, _Class] = {}
         self._demand: dict[str, _Demand] = {}
-        self._warm: dict[str, set[str]] = {}
-        self._images: dict[str, set[str]] = {}
+        self._warm: dict[str, SampledSet] = {}
+        self._images: dict[str, SampledSet] = {}
+        self._parked: dict[str, float] = {}
+        """Revisions that every node looked at declined, and until when they rest."""
+        self._serial = 0
+        """Counts tasks added and sessions begun: marks of what came before and after."""
         self._turn: deque[_Class] = deque()
         """Classes that have both demand and a ready node: all that a match has to look at."""
 
@@ -144,7 +150,8 @@ class Matching:
     ) -> None:
         """Take up a node whose session has just begun; what was known of an earlier session is forgotten."""
         self.node_left(node_id)
-        self._nodes[node_id] = node = _Node(node_id, capabilities, credit, set(), set())
+        self._serial += 1
+        self._nodes[node_id] = node = _Node(node_id, capabilities, credit, set(), set(), self._serial)
         self._index(self._images, node.images, node_id, images)
         self._index(self._warm, node.warm, node_id, warm)
         self._place(node)
@@ -163,7 +170,8 @@ class Matching:
         node = self._nodes.get(node_id)
         if node is None:
             return
-        if credit is not None:
+        # A credit that was overtaken by a later one, as heartbeats overtake, says nothing new.
+        if credit is not None and credit.offers_seen >= node.credit.offers_seen:
             node.credit = credit
             for number in [number for number in node.under_way if number <= credit.offers_seen]:
                 del node.under_way[number]
@@ -182,7 +190,7 @@ class Matching:
         node = self._nodes.get(node_id)
         if node is not None:
             node.warm.add(revision_key)
-            self._warm.setdefault(revision_key, set()).add(node_id)
+            self._warm.setdefault(revision_key, SampledSet()).add(node_id)
 
     def node_declined(self, node_id: str, revision_key: str, until: float) -> None:
         """Do not ask a node for a revision again before a time of the monotonic clock."""
@@ -206,25 +214,41 @@ class Matching:
         """Note that so many more tasks of a revision wait."""
         demand = self._demand.get(revision.key)
         if demand is None:
-            demand = self._demand[revision.key] = _Demand(revision)
+            # From here on, so that a mark made before never counts what comes now as old.
+            demand = self._demand[revision.key] = _Demand(revision, added=self._serial)
+        self._serial += count
         demand.count += count
         demand.added += count
-        if not demand.in_turn:
-            klass = self._class_of(revision)
-            klass.turn.append(revision.key)
-            demand.in_turn = True
-            self._enqueue(klass)
+        self._take_turns(demand)
 
-    def mark(self, revision_key: str) -> int:
-        """Say how many tasks of a revision were ever added; see `found_fewer`."""
+    def mark(self) -> dict[str, int]:
+        """Remember what was added up to now, for `recounted`."""
+        return {key: demand.added for key, demand in self._demand.items()}
+
+    def mark_of(self, revision_key: str) -> int:
+        """Remember what was added of a revision up to now, for `found_fewer`."""
         demand = self._demand.get(revision_key)
-        return demand.added if demand else 0
+        return demand.added if demand is not None else self._serial
 
     def found_fewer(self, revision_key: str, mark: int) -> None:
         """Note that a claim found fewer tasks than it asked for: only those added since ``mark`` can be there."""
         demand = self._demand.get(revision_key)
         if demand is not None:
-            demand.count = min(demand.count, demand.added - mark)
+            demand.count = min(demand.count, max(0, demand.added - mark))
+
+    def recounted(self, counted: Iterable[tuple[Revision, int]], marks: dict[str, int]) -> None:
+        """Take over how many tasks wait by the store, which counted them after ``marks`` were made.
+
+        What was claimed since makes the figures too high, which costs a claim that finds nothing.
+        """
+        found = {revision.key: count for revision, count in counted}
+        for key, demand in self._demand.items():
+            demand.count = found.pop(key, 0) + demand.added - marks.get(key, demand.added - demand.count)
+        for revision, _ in counted:
+            if revision.key in found:
+                self.added(revision, found[revision.key])
+            elif self._demand[revision.key].count > 0:
+                self._take_turns(self._demand[revision.key])
 
     def waiting(self) -> list[Revision]:
         """List the revisions with demand."""
@@ -263,13 +287,19 @@ class Matching:
 
     def wake_at(self, now: float) -> float | None:
         """Say when a revision that every node declined may be tried again, or None."""
-        times = [d.parked_until for d in self._demand.values() if d.count > 0 and d.parked_until > now]
-        return min(times, default=None)
+        self._parked = {key: until for key, until in self._parked.items() if until > now}
+        return min(self._parked.values(), default=None)
+
+    def is_held(self, match: Match) -> bool:
+        """Say whether the session of the node that a match was made with still stands."""
+        node = self._nodes.get(match.node)
+        return node is not None and node.session == match.session
 
     def settle(self, match: Match) -> None:
         """Let go of the room of a match that came to no offer."""
-        node = self._nodes.get(match.node)
-        if node is not None and node.under_way.pop(match.number, None) is not None:
+        if self.is_held(match):
+            node = self._nodes[match.node]
+            node.under_way.pop(match.number, None)
             self._place(node)
 
     def _match_in(self, klass: _Class, now: float) -> Match | None:
@@ -278,10 +308,10 @@ class Matching:
             demand = self._demand[key]
             if demand.count <= 0:
                 klass.turn.popleft()
-                demand.in_turn = False
+                del self._demand[key]
                 continue
             klass.turn.rotate(-1)
-            if demand.parked_until > now:
+            if self._parked.get(key, now) > now:
                 continue
             node = self._choose(demand.revision, klass, now)
             if node is not None:
@@ -289,17 +319,17 @@ class Matching:
                 node.offers += 1
                 node.under_way[node.offers] = demand.revision.share_of(node.capabilities)
                 self._place(node)
-                return Match(node.id, demand.revision, node.offers)
+                return Match(node.id, demand.revision, node.offers, node.session)
             if not klass.ready:
                 return None
-            demand.parked_until = now + PARK_SECONDS
+            self._parked[key] = now + PARK_SECONDS
         return None
 
     def _choose(self, revision: Revision, klass: _Class, now: float) -> _Node | None:
         for holders in (self._warm.get(revision.key), self._images.get(revision.image)):
             if not holders:
                 continue
-            near = [n for n, _ in zip((n for n in holders if n in klass.ready), range(SAMPLE), strict=False)]
+            near = (node_id for node_id in holders.sample(SAMPLE, self._rng) if node_id in klass.ready)
             chosen = self._least_loaded(near, revision.key, now)
             if chosen is not None:
                 return chosen
@@ -348,13 +378,20 @@ class Matching:
             else:
                 klass.ready.discard(node.id)
 
+    def _take_turns(self, demand: _Demand) -> None:
+        if not demand.in_turn:
+            klass = self._class_of(demand.revision)
+            klass.turn.append(demand.revision.key)
+            demand.in_turn = True
+            self._enqueue(klass)
+
     def _enqueue(self, klass: _Class) -> None:
         if klass.turn and klass.ready and not klass.in_turn:
             self._turn.append(klass)
             klass.in_turn = True
 
     @staticmethod
-    def _index(index: dict[str, set[str]], held: set[str], node_id: str, now_held: Iterable[str]) -> None:
+    def _index(index: dict[str, SampledSet], held: set[str], node_id: str, now_held: Iterable[str]) -> None:
         """Make ``held`` what the node holds now, and the index agree with it."""
         now = set(now_held)
         for key in held - now:
@@ -362,7 +399,7 @@ class Matching:
             if not index[key]:
                 del index[key]
         for key in now - held:
-            index.setdefault(key, set()).add(node_id)
+            index.setdefault(key, SampledSet()).add(node_id)
         held.clear()
         held.update(now)
 

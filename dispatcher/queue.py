@@ -112,13 +112,21 @@ class Queue:
             KeyReused: The idempotency key was used for something else.
             StoreUnavailable: Nothing is known of the task; the caller may ask again with the same key.
         """
-        if self.waiting >= self._limits.queue_length:
-            raise QueueFull(retry_after=5)
+        self.check_room()
         task_id = await self._store.create_task(new)
         if task_id == new.id:
             self._events.publish(task_id, "state", {"state": State.QUEUED})
             self.put_back(new.revision)
         return task_id
+
+    def check_room(self) -> None:
+        """Return if another task would be taken.
+
+        Raises:
+            QueueFull: Too many tasks wait.
+        """
+        if self.waiting >= self._limits.queue_length:
+            raise QueueFull(retry_after=5)
 
     async def cancel(self, account: str, task_id: str) -> tuple[Task, bool] | None:
         """End a task for its owner and call it back from its node.
@@ -187,12 +195,10 @@ class Queue:
 
     async def recount(self) -> None:
         """Make what is known of the waiting tasks agree with the store."""
-        marks = {revision.key: self._matching.mark(revision.key) for revision in self._matching.waiting()}
+        marks = self._matching.mark()
         counted = await self._store.queued()
         self.waiting = sum(count for _, count in counted)
-        for revision, count in counted:
-            if revision.key not in marks:
-                self._matching.added(revision, count)
+        self._matching.recounted(counted, marks)
         self._wake.set()
 
     async def pump(self) -> None:
@@ -229,7 +235,7 @@ class Queue:
     async def _claim(self, matches: list[Match]) -> bool:
         """Claim for matches of one revision with one node; False where the store failed."""
         node, revision = matches[0].node, matches[0].revision
-        mark = self._matching.mark(revision.key)
+        mark = self._matching.mark_of(revision.key)
         try:
             claims = await self._store.claim(revision.key, node, [self._new_token() for _ in matches], self._now_ms())
         except StoreUnavailable as error:
@@ -255,7 +261,9 @@ class Queue:
         self._events.publish(
             task, "state", {"state": State.OFFERED, "node": match.node, "attempt": claim.lease.attempt}
         )
-        # A session that has ended meanwhile leaves the offer without an answer, and the sweeper puts it back.
+        # Where the session has ended meanwhile, the offer stays without an answer, and the sweeper puts it back.
+        if not self._matching.is_held(match):
+            return
         self.send(
             match.node,
             Offer(

@@ -19,6 +19,7 @@ from agent.protocol import (
     FRAME_LIMIT,
     SILENCE_SECONDS,
     SUBPROTOCOL,
+    Abandon,
     Accept,
     Capabilities,
     Credit,
@@ -40,6 +41,7 @@ from dispatcher.attempts import Attempts, Unsound
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Outlet, Queue
+from dispatcher.server import cut_off
 from dispatcher.store.base import Node, Store, StoreUnavailable
 from dispatcher.wire import Broken, Wire
 
@@ -153,8 +155,11 @@ class Sessions:
         finally:
             del self._open[session]
             self._unseat(node.id, session)
+            if code == WSCloseCode.TRY_AGAIN_LATER:
+                # The node does not read: a close that waits for its answer, or to be flushed, would never end.
+                cut_off(request.transport)
             with contextlib.suppress(ConnectionError, TimeoutError):
-                await ws.close(code=code, message=reason.encode()[:CLOSE_BYTES])
+                await ws.close(code=code, message=_closing_words(reason))
         log.info("session ended", node=node.id, reason=reason, code=int(ws.close_code or code))
         return ws
 
@@ -182,7 +187,8 @@ class Sessions:
             earlier.close("the node has begun another session")
             self._unseat(node.id, earlier)
         settled = await self._attempts.reconcile(node.id, hello.held)
-        await self._keep_seen(node, hello.version, hello.capabilities)
+        if not await self._store.node_seen(node.id, now_ms, hello.version, msgspec.json.encode(hello.capabilities)):
+            raise Broken(WSCloseCode.POLICY_VIOLATION, "the node was removed")
         # Once more: another session may have come to its seat while this one awaited the store.
         earlier = self._queue.outlet(node.id)
         if earlier is not None:
@@ -206,6 +212,7 @@ class Sessions:
 
     async def _listen(self, session: Wire, node: Node) -> None:
         room = asyncio.Semaphore(UNDER_WAY)
+        under_way: set[asyncio.Task[None]] = set()
         while (messages := await session.read(SILENCE_SECONDS)) is not None:
             presence = self._presence.get(node.id)
             if presence is None or self._queue.outlet(node.id) is not session:
@@ -213,6 +220,9 @@ class Sessions:
             presence.seen_ms = self._now_ms()
             for message in messages:
                 if isinstance(message, NodeGoodbye):
+                    # What it said before holds first: a task given back is not lost.
+                    while under_way:
+                        await asyncio.wait(set(under_way))
                     await self._goodbye(node, message)
                     return
                 work = self._take(session, node, presence, message)
@@ -221,8 +231,9 @@ class Sessions:
                     # callers: an accept is written before the outcome that follows it.
                     await room.acquire()
                     task = asyncio.create_task(self._finish(work, session, node, room))
-                    self._work.add(task)
-                    task.add_done_callback(self._work.discard)
+                    for tasks in (self._work, under_way):
+                        tasks.add(task)
+                        task.add_done_callback(tasks.discard)
 
     async def _finish(self, work: Awaitable[None], session: Wire, node: Node, room: asyncio.Semaphore) -> None:
         """See one message through. Where the store fails, the node repeats it in its next session."""
@@ -281,7 +292,8 @@ class Sessions:
     def _heartbeat(self, session: Wire, node: Node, presence: Presence, message: NodeHeartbeat) -> None:
         now = self._monotonic()
         for lease in message.leases:
-            self._leases.renew(lease, node.id, now)
+            if not self._leases.renew(lease, node.id, now) and self._leases.of_task(lease.task) is not None:
+                session.send(Abandon(lease, "stale"))  # the task has another holder
         presence.capabilities = message.capabilities
         presence.credit = message.credit
         presence.load = message.load
@@ -308,18 +320,22 @@ class Sessions:
             self._leases.drop(holding.lease)
             await self._attempts.lost(holding, "the node left")
 
-    async def _keep_seen(self, node: Node, version: str, capabilities: Capabilities) -> None:
-        await self._store.node_seen(node.id, self._now_ms(), version, msgspec.json.encode(capabilities))
-
     async def keep_all_seen(self) -> None:
-        """Write down when each connected node was last heard of."""
+        """Write down when each connected node was last heard of; end the session of one that was removed."""
         for node_id, presence in list(self._presence.items()):
-            await self._store.node_seen(
+            enabled = await self._store.node_seen(
                 node_id, presence.seen_ms, presence.version, msgspec.json.encode(presence.capabilities)
             )
+            if not enabled:
+                await self.node_removed(node_id)
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
+
+
+def _closing_words(reason: str) -> bytes:
+    """Cut a reason to what a closing frame takes, between two characters."""
+    return reason.encode()[:CLOSE_BYTES].decode(errors="ignore").encode()
 
 
 def _first(group: BaseExceptionGroup[Broken]) -> Broken:

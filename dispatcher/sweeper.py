@@ -25,6 +25,9 @@ from dispatcher.store.base import Store, StoreUnavailable
 log = structlog.get_logger()
 
 LEASES_SECONDS = 0.5
+STALL_SECONDS = 3.0
+"""A sweep of leases that comes so much too late shows that the whole process stood still."""
+
 PROGRESS_SECONDS = 0.1
 CAPABLE_SECONDS = 2.0
 RECOUNT_SECONDS = 60.0
@@ -66,6 +69,7 @@ class Sweeper:
         self._monotonic = monotonic
         self._rng = rng
         self._wall_offset = wall() - monotonic()
+        self._leases_swept = monotonic()
         self._keep_until = 0.0
         """No finished task is removed before this time, by monotonic seconds."""
         self._unmet_since: dict[str, float] = {}
@@ -95,8 +99,20 @@ class Sweeper:
 
     async def leases(self) -> None:
         """Put back the tasks whose offer has no answer or whose node went silent."""
-        for holding in self._leases.due(self._monotonic()):
-            await self._attempts.lost(holding, "its lease expired")
+        now = self._monotonic()
+        overslept = now - self._leases_swept - LEASES_SECONDS
+        self._leases_swept = now
+        if overslept > STALL_SECONDS:
+            # This process stood still. What nodes sent meanwhile has not been read yet.
+            log.warning("the dispatcher stood still, leases are prolonged", seconds=round(overslept, 1))
+            self._leases.forgive(overslept)
+        due = self._leases.due(now)
+        results = await asyncio.gather(
+            *(self._attempts.lost(holding, "its lease expired") for holding in due), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def capable(self) -> None:
         """End tasks that no connected node could have run for longer than they may wait."""

@@ -25,7 +25,7 @@ from dispatcher import bounds
 SEND_SECONDS = 20.0
 """A frame that the node does not take within so long ends the session."""
 
-OUTBOX_BYTES = 16 * 1024 * 1024
+OUTBOX_BYTES = 64 * 1024 * 1024
 """A node that lets more than this pile up reads too slowly and is shed."""
 
 FRAME_BYTES = 1024 * 1024
@@ -107,9 +107,9 @@ class Wire:
                 messages = decode_from_node(frame.data)
                 for message in messages:
                     bounds.check(message)
-                return messages
             except FrameError as error:
                 raise Broken(WSCloseCode.PROTOCOL_ERROR, f"not a frame of {SUBPROTOCOL}: {error}") from None
+            return messages
         if frame.type is WSMsgType.TEXT:
             raise Broken(WSCloseCode.UNSUPPORTED_DATA, "frames are binary")
         if isinstance(frame.data, WebSocketError):

@@ -25,6 +25,13 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+class Refused(Exception):
+    """The dispatcher says no, in its own words."""
+
+    def __init__(self, request: str, answer: Answer) -> None:
+        super().__init__(f"{request} answered {answer.status}: {answer.body.decode(errors='replace')}")
+
+
 class Api:
     """Calls of one account on one dispatcher."""
 
@@ -50,25 +57,34 @@ class Api:
         """Send JSON and give the JSON of the answer, which must be a success.
 
         Raises:
-            OSError: It is none; the text holds what the dispatcher says.
+            Refused: It is none.
         """
         body = None if content is None else json.dumps(content).encode()
         answer = self.call(method, path, body, "application/json" if body else "")
         if not 200 <= answer.status < 300:
-            raise OSError(f"{method} /v1/{path} answered {answer.status}: {answer.body.decode(errors='replace')}")
+            raise Refused(f"{method} /v1/{path}", answer)
         return answer.json() if answer.body else None
 
     def events(self, task: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Follow a task: the kind and content of what happens to it, until its end."""
-        request = self._request("GET", f"task/{task}/events", None, "", {"Accept": "text/event-stream"})
-        with urlopen(request, timeout=SECONDS) as response:  # noqa: S310 - see _request
-            kind = ""
-            for line in response:
-                name, _, value = line.decode().rstrip("\n").partition(": ")
-                if name == "event":
-                    kind = value
-                elif name == "data":
-                    yield kind, json.loads(value)
+        """Follow a task: the kind and content of what happens to it, until its end.
+
+        Raises:
+            Refused: There is no stream.
+        """
+        path = f"task/{task}/events"
+        request = self._request("GET", path, None, "", {"Accept": "text/event-stream"})
+        try:
+            with urlopen(request, timeout=SECONDS) as response:  # noqa: S310 - see _request
+                kind = ""
+                for line in response:
+                    name, _, value = line.decode().rstrip("\n").partition(": ")
+                    if name == "event":
+                        kind = value
+                    elif name == "data":
+                        yield kind, json.loads(value)
+        except HTTPError as error:
+            with error:
+                raise Refused(f"GET /v1/{path}", Answer(error.code, error.headers, error.read())) from None
 
     def _request(
         self, method: str, path: str, body: bytes | None, content_type: str, headers: dict[str, str]

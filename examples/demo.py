@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 import docker
-from api import Answer, Api
+from api import Answer, Api, Refused
 from checks import Wrong, expect, png_bomb, png_size, words
 from docker.errors import DockerException
 from fernd_up import Fernd
@@ -263,7 +263,7 @@ def main() -> int:
         demo(once=arguments.once)
     except Interrupted:
         return 1 if arguments.once else 0
-    except (Wrong, OSError, DockerException) as problem:
+    except (Wrong, Refused, OSError, DockerException) as problem:
         print(f"\ndemo: {problem}", file=sys.stderr)
         return 1
     return 0

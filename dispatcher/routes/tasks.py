@@ -105,6 +105,7 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
     query = raw_query(request)
     forwarded = headers.forwarded(request.raw_headers)
     task_id = app[IDS].new()
+    _check_room(app)  # before the body is taken in, and once more by `submit`
     body = await input_body(request, task_id)
     new = NewTask(
         id=task_id,
@@ -122,8 +123,9 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
     try:
         task_id = await app[CORE].queue.submit(new)
     except QueueFull as full:
-        retry_after = {"Retry-After": str(full.retry_after)}
-        raise Problem("QUEUE_FULL", "no more tasks are taken for now", headers=retry_after) from None
+        if new.body_key is not None:
+            await app[CORE].store.drop_upload(new.body_key)
+        raise _queue_full(full) from None
     except KeyReused:
         raise Problem("CONFLICT", "this Idempotency-Key was used for another task", field="Idempotency-Key") from None
     if task_id == new.id:
@@ -134,6 +136,17 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
     if seconds:
         response.headers["Preference-Applied"] = f"wait={seconds}"
     return response
+
+
+def _check_room(app: web.Application) -> None:
+    try:
+        app[CORE].queue.check_room()
+    except QueueFull as full:
+        raise _queue_full(full) from None
+
+
+def _queue_full(full: QueueFull) -> Problem:
+    return Problem("QUEUE_FULL", "no more tasks are taken for now", headers={"Retry-After": str(full.retry_after)})
 
 
 async def list_tasks(request: web.Request, account: str) -> web.StreamResponse:

@@ -332,8 +332,8 @@ class Store(Protocol):
     async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
         """Remove or restore a node; False where there is none."""
 
-    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> None:
-        """Keep what a node last said of itself."""
+    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
+        """Keep what a node last said of itself; False where there is no such node, or it was removed."""
 
     # tasks
 

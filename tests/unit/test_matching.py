@@ -119,11 +119,49 @@ def test_a_claim_that_found_fewer_corrects_the_count() -> None:
     subject.added(revision(), 100)
     first = subject.next(0)
     assert first is not None
-    mark = subject.mark(revision().key)
+    mark = subject.mark_of(revision().key)
     subject.added(revision())
     subject.settle(first)
     subject.found_fewer(revision().key, mark)
     assert len(drain(subject)) == 1
+
+
+def test_a_match_of_an_earlier_session_is_void() -> None:
+    """What was matched before a node came back neither counts nor is let go in its new session."""
+    subject = matching()
+    subject.node_joined("n", BIG, ROOMY, [], [])
+    subject.added(revision(), 10)
+    old = subject.next(0)
+    assert old is not None
+    assert subject.is_held(old)
+    subject.node_joined("n", BIG, ROOMY, [], [])
+    assert not subject.is_held(old)
+    subject.settle(old)
+    assert len(drain(subject)) == 4
+
+
+def test_credit_that_was_overtaken_says_nothing() -> None:
+    """An older figure that arrives after a newer one does not bring back room that is taken."""
+    subject = matching()
+    subject.node_joined("n", BIG, ROOMY, [], [])
+    subject.added(revision(), 10)
+    drain(subject)
+    subject.node_changed("n", credit=Credit(0, 0, 4, offers_seen=4))
+    subject.node_changed("n", credit=Credit(3, 3000, 7, offers_seen=1))
+    assert subject.next(0) is None
+
+
+def test_a_recount_takes_over_what_the_store_says() -> None:
+    """Tasks that ended while they waited are forgotten, unknown ones are found, new ones are kept."""
+    subject = matching()
+    subject.added(revision(1), 100)
+    subject.added(revision(2), 3)
+    marks = subject.mark()
+    subject.added(revision(2), 1)
+    subject.recounted([(revision(2), 2), (revision(3), 1)], marks)
+    assert {asked.number for asked in subject.waiting()} == {2, 3}
+    subject.node_joined("n", Capabilities(16, 65536), Credit(16, 65536, 16), [], [])
+    assert sorted(match.revision.number for match in drain(subject)) == [2, 2, 2, 3]
 
 
 def test_functions_take_turns() -> None:

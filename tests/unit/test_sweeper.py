@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.protocol import Revision
+from agent.protocol import LEASE_SECONDS, Lease, Revision
 from dispatcher.core import Core
 from dispatcher.endings import without_answer
 from dispatcher.queue import Limits
-from dispatcher.store.base import Account, NewTask
+from dispatcher.store.base import Account, NewTask, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
 ACCOUNT = "account"
@@ -99,18 +99,52 @@ async def test_a_task_that_nobody_can_run_ends_and_says_why(core: Core, clocks: 
     assert core.queue.waiting == 0
 
 
-async def test_a_lease_outlives_a_leap_and_ends_with_silence(core: Core, clocks: Clocks) -> None:
-    """Leases go by the monotonic clock: a leap ends none, and a silent node's task goes back to the queue."""
+async def hold(core: Core, clocks: Clocks) -> Lease:
+    """Put a task into the hands of a node that is not connected."""
     await core.queue.submit(new_task(1, clocks))
     [claim] = await core.store.claim(REVISION.key, "node", [bytes(16)], 0)
     await core.store.accept(claim.lease, "node")
     await core.attempts.take_up()
+    return claim.lease
+
+
+async def sweep_for(core: Core, clocks: Clocks, seconds: float) -> None:
+    for _ in range(int(seconds * 2)):
+        clocks.monotonic += 0.5
+        await core.sweeper.leases()
+
+
+async def test_a_lease_outlives_a_leap_and_ends_with_silence(core: Core, clocks: Clocks) -> None:
+    """Leases go by the monotonic clock: a leap ends none, and a silent node's task goes back to the queue."""
+    lease = await hold(core, clocks)
     clocks.wall += 30 * DAY
-    clocks.monotonic += 29
+    await sweep_for(core, clocks, LEASE_SECONDS - 1)
+    assert len(core.leases) == 1
+    await sweep_for(core, clocks, 2)
+    task = await core.store.task(ACCOUNT, lease.task)
+    assert task is not None
+    assert (task.state, task.attempt) == ("queued", 2)
+
+
+async def test_a_dispatcher_that_stood_still_blames_no_node(core: Core, clocks: Clocks) -> None:
+    """After a pause of the whole process every lease has the time left that it had before."""
+    await hold(core, clocks)
+    await sweep_for(core, clocks, LEASE_SECONDS - 5)
+    clocks.pass_by(600)
     await core.sweeper.leases()
     assert len(core.leases) == 1
-    clocks.monotonic += 2
-    await core.sweeper.leases()
-    task = await core.store.task(ACCOUNT, claim.lease.task)
+    await sweep_for(core, clocks, 6)
+    assert len(core.leases) == 0
+
+
+async def test_a_store_that_fails_loses_no_lease(core: Core, clocks: Clocks) -> None:
+    """A lease that ended while the store did not answer is ended again when it does."""
+    lease = await hold(core, clocks)
+    await core.store.close()
+    with pytest.raises(StoreUnavailable):
+        await sweep_for(core, clocks, LEASE_SECONDS + 1)
+    await core.store.open()
+    await sweep_for(core, clocks, 10)
+    task = await core.store.task(ACCOUNT, lease.task)
     assert task is not None
     assert (task.state, task.attempt) == ("queued", 2)

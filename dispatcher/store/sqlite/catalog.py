@@ -202,9 +202,10 @@ def set_node_disabled(db: sqlite3.Connection, account: str, node_id: str, disabl
     return changed.rowcount == 1
 
 
-def node_seen(db: sqlite3.Connection, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> None:
+def node_seen(db: sqlite3.Connection, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
     """See `Store.node_seen`."""
-    db.execute(
-        "UPDATE node SET seen_ms = ?, version = ?, capabilities = ? WHERE id = ?",
+    seen = db.execute(
+        "UPDATE node SET seen_ms = ?, version = ?, capabilities = ? WHERE id = ? AND NOT disabled",
         (seen_ms, version, capabilities_json, node_id),
     )
+    return seen.rowcount == 1

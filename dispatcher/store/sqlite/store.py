@@ -145,8 +145,8 @@ class SqliteStore:
     async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
         return await self._write(catalog.set_node_disabled, account, node_id, disabled)
 
-    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> None:
-        await self._write(catalog.node_seen, node_id, seen_ms, version, capabilities_json)
+    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
+        return await self._write(catalog.node_seen, node_id, seen_ms, version, capabilities_json)
 
     # tasks
 
