@@ -164,7 +164,7 @@ class Attempts:
             await self._release(holding)
 
     def progress(self, node: str, message: Progress) -> None:
-        """Show how far an attempt is, and keep the newest for `take_progress`."""
+        """Show how far an attempt is, and keep the newest for `keep_progress`."""
         holding = self._leases.find(message.lease, node)
         if holding is None or (holding.shown is not None and message.sequence <= holding.shown.sequence):
             return
@@ -199,11 +199,6 @@ class Attempts:
                 if self._leases.of_task(message.lease.task) is not None
             )
         )
-
-    @property
-    def progress_pending(self) -> bool:
-        """Whether `keep_progress` has something to write."""
-        return bool(self._progress)
 
     async def outcome(self, node: str, message: Outcome) -> None:
         """Record how an attempt ended, once, and acknowledge it when that is committed."""

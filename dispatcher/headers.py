@@ -12,6 +12,9 @@ LONGEST_WAIT = 60
 """Seconds; a caller who would wait longer is answered after so many."""
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
+_FOR_THE_ORIGIN = frozenset({"clear-site-data", "strict-transport-security"})
+"""Rules for everything that comes from where the answer comes from: not a function's to make."""
+
 _OURS = frozenset({"authorization", "cookie", "host", "content-length", "expect", "prefer"})
 """Meant for the dispatcher, or different on each connection."""
 
@@ -47,7 +50,7 @@ def answered(headers: Headers) -> Headers:
 
     They come from a node, so what could break the answer apart is left out, too.
     """
-    passed_over = _HOP_BY_HOP | {"content-length"} | _named_by_connection(headers)
+    passed_over = _HOP_BY_HOP | _FOR_THE_ORIGIN | {"content-length"} | _named_by_connection(headers)
     return [
         (name, value)
         for name, value in headers

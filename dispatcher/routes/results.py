@@ -66,6 +66,9 @@ async def answer(request: web.Request, task: Task, *, waited: float = 0) -> web.
         raise not_found("task")
     lines = CIMultiDict(headers.answered(result.headers))
     lines.update(ours)
+    # A function's page must not act in a browser as if it were ours.
+    lines["X-Content-Type-Options"] = "nosniff"
+    lines.add("Content-Security-Policy", "sandbox")
     if result.status in _NO_CONTENT:
         return web.Response(status=result.status, headers=lines)
     # A body without a type is bytes, as RFC 9110 has it.

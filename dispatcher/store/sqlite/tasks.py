@@ -64,7 +64,8 @@ def create(db: sqlite3.Connection, new: NewTask) -> str | None:
         "INSERT INTO task_input (task, query, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?, ?)",
         (new.id, new.query, rows.encode(new.headers), new.body, new.body_size, new.body_key),
     )
-    _use_body(db, new.body_key, new.id)
+    if new.body_key is not None:
+        _use_body(db, new.body_key, new.id)
     return new.id
 
 
@@ -301,26 +302,29 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
             "percent": ended.percent,
         },
     )
+    # What was uploaded is as large as it is, whatever the node says.
+    size = ended.body_size if ended.body_key is None else _use_body(db, ended.body_key, task_id)
     db.execute(
         "INSERT INTO task_result (task, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?)",
-        (task_id, rows.encode(ended.headers), ended.body, ended.body_size, ended.body_key),
+        (task_id, rows.encode(ended.headers), ended.body, size, ended.body_key),
     )
     if ended.log != Log():
         db.execute(
             "INSERT INTO task_log (task, head, omitted, tail) VALUES (?, ?, ?, ?)",
             (task_id, ended.log.head, ended.log.omitted, ended.log.tail),
         )
-    _use_body(db, ended.body_key, task_id)
     # What other attempts have uploaded is of no use any more.
     db.execute("DELETE FROM body WHERE task = ? AND NOT used", (task_id,))
 
 
-def _use_body(db: sqlite3.Connection, key: str | None, task_id: str) -> None:
-    if key is None:
-        return
-    used = db.execute("UPDATE body SET used = 1, task = ? WHERE key = ? AND size IS NOT NULL", (task_id, key))
-    if used.rowcount == 0:
+def _use_body(db: sqlite3.Connection, key: str, task_id: str) -> int:
+    """Let a body be a task's, and give its size."""
+    row = db.execute(
+        "UPDATE body SET used = 1, task = ? WHERE key = ? AND size IS NOT NULL RETURNING size", (task_id, key)
+    ).fetchone()
+    if row is None:
         raise BodyMissing(key)
+    return int(row[0])
 
 
 def _drop_body(db: sqlite3.Connection, key: str | None) -> None:

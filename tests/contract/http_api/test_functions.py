@@ -94,7 +94,8 @@ async def test_image_references_of_every_form_pass(api: Api, image: str) -> None
 @pytest.mark.parametrize(
     ("body", "field"),
     [(b"", "body"), (b"{", "body"), (b"[]", "body"), (b"\xff", "body"), (b"null", "body"), (b"{}", "name"),
-     (b'{"name":"a"}', "type"), (b'{"name":' + b"[" * 50_000, "name"), (b'{"name":"a","type":"DOCKER"} x', "body")],
+     (b'{"name":"a"}', "type"), (b'{"name":' + b"[" * 50_000, "name"), (b'{"name":"a","type":"DOCKER"} x', "body"),
+     (b'{"a\\nb":1}', "a\nb"), (b'{"' + b"x" * 9000 + b'":1}', "x" * 100)],
 )  # fmt: skip
 async def test_documents_that_are_none_are_refused(api: Api, body: bytes, field: str) -> None:
     """Broken JSON, other JSON, and missing fields are 400 with the part that is wrong."""
@@ -162,6 +163,7 @@ async def test_capabilities_are_set_and_kept(api: Api) -> None:
     [
         ({"timeout": 0}, "timeout"), ({"timeout": 901}, "timeout"), ({"timeout": "9"}, "timeout"),
         ({"cpuCount": 65}, "cpuCount"), ({"cpuCount": -1}, "cpuCount"), ({"memSize": 5}, "memSize"),
+        ({"cpuCount": 0.009}, "cpuCount"), ({"cpuCount": 1e-300}, "cpuCount"),
         ({"memSize": 1.5}, "memSize"), ({"networkLatency": -1}, "networkLatency"), ({"privileged": 1}, "privileged"),
         ({"disk": 1}, "disk"),
     ],

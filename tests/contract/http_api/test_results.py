@@ -125,3 +125,18 @@ async def test_logs_show_what_was_left_out(api: Api, node: Node) -> None:
     logs = await api("GET", f"/v1/task/{task_id}/logs")
     assert logs.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert logs.body.decode() == "first\n\n\u2026 12 bytes left out \u2026\nlast\n"
+
+
+async def test_a_function_s_page_is_not_ours(api: Api, node: Node) -> None:
+    """A browser that opens a result runs nothing of it in our name, nor takes rules for our origin from it."""
+    task_id = await api.task(await api.function())
+    told = [("Content-Type", "text/html"), ("Clear-Site-Data", '"*"'), ("Strict-Transport-Security", "max-age=9")]
+    offer = await node.take()
+    await node.finish(offer.lease, status=200, headers=told, body=b"<script>")
+    result = await api("GET", f"/v1/task/{task_id}/result")
+    assert (result.headers["X-Content-Type-Options"], result.headers["Content-Security-Policy"]) == (
+        "nosniff",
+        "sandbox",
+    )
+    assert not {"Clear-Site-Data", "Strict-Transport-Security"} & set(result.headers)
+    assert result.body == b"<script>"
