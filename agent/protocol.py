@@ -45,6 +45,14 @@ SHA256_HEADER = "X-Fernd-Sha256"
 
 TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{24}(?!\n)$")]
 Percent = Annotated[int, Meta(ge=0, le=100)]
+
+# One peer must not be able to say what the other cannot keep or show: a number that JSON, SQL or
+# arithmetic would fail on, a text that fills memory and logs.
+Amount = Annotated[float, Meta(ge=-(2**53), le=2**53)]
+Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Text = Annotated[str, Meta(max_length=16 * 1024)]
+Line = Annotated[bytes, Meta(max_length=16 * 1024)]
+
 Headers = list[tuple[str, str]]
 Phase = Literal["pulling", "starting", "running", "uploading"]
 Mode = Literal["http", "job"]
@@ -61,7 +69,7 @@ class Lease(Struct, frozen=True):
     """
 
     task: TaskId
-    attempt: Annotated[int, Meta(ge=1)]
+    attempt: Annotated[int, Meta(ge=1, le=2**53)]
     token: Annotated[bytes, Meta(min_length=16, max_length=16)]
 
     def header(self) -> str:
@@ -150,12 +158,12 @@ class Capabilities(Struct, frozen=True):
         arch: The engine's architecture, such as ``x86_64``.
     """
 
-    cpu_count: Annotated[float, Meta(ge=0)]
-    mem_size: Annotated[int, Meta(ge=0)]
-    network_latency: Annotated[float, Meta(ge=0)] | None = None
+    cpu_count: Amount
+    mem_size: Count
+    network_latency: Amount | None = None
     privileged: bool = False
     internet: bool = False
-    arch: str = ""
+    arch: Text = ""
 
 
 def share(cpu_count: float, mem_size: int, capabilities: Capabilities) -> tuple[float, int]:
@@ -175,18 +183,18 @@ class Credit(Struct, frozen=True):
             is not spent twice.
     """
 
-    cpu: float = 0
-    memory: int = 0
-    slots: int = 0
-    offers_seen: int = 0
+    cpu: Amount = 0
+    memory: Count = 0
+    slots: Count = 0
+    offers_seen: Count = 0
 
 
 class Load(Struct, frozen=True):
     """How busy the machine is: CPU in percent of all cores, MiB of memory free, tasks running."""
 
-    cpu_percent: float = 0
-    memory_free: int = 0
-    running: int = 0
+    cpu_percent: Amount = 0
+    memory_free: Count = 0
+    running: Count = 0
 
 
 class Held(Struct, frozen=True):
@@ -200,17 +208,17 @@ class Held(Struct, frozen=True):
 class Spans(Struct, frozen=True):
     """Milliseconds that an attempt spent in each phase on the node."""
 
-    pulling: float = 0
-    starting: float = 0
-    running: float = 0
-    uploading: float = 0
+    pulling: Amount = 0
+    starting: Amount = 0
+    running: Amount = 0
+    uploading: Amount = 0
 
 
 class Log(Struct, frozen=True):
     """What a function wrote, bounded: the first part, how many bytes are left out, the last part."""
 
     head: bytes = b""
-    omitted: int = 0
+    omitted: Count = 0
     tail: bytes = b""
 
 
@@ -225,7 +233,7 @@ class NodeHello(Struct, frozen=True, tag="node_hello"):
         warm: Keys of the revisions with a warm container.
     """
 
-    version: str
+    version: Text
     capabilities: Capabilities
     credit: Credit
     images: list[str] = []
@@ -244,7 +252,7 @@ class Decline(Struct, frozen=True, tag="decline"):
     """The node did not take the offer, and did nothing for it."""
 
     lease: Lease
-    reason: str
+    reason: Text
     credit: Credit
 
 
@@ -256,7 +264,7 @@ class GiveBack(Struct, frozen=True, tag="give_back"):
     """
 
     lease: Lease
-    reason: str
+    reason: Text
     started: bool
     credit: Credit
 
@@ -267,6 +275,7 @@ class NodeHeartbeat(Struct, frozen=True, tag="node_heartbeat"):
     Attributes:
         sent: Monotonic nanoseconds of the node, which the answer echoes: the round trip.
         available: The node takes work; otherwise `reason` says why not.
+        clock_offset: By so many ms the dispatcher's clock is ahead of the node's; None before it was measured.
     """
 
     sent: int
@@ -275,7 +284,8 @@ class NodeHeartbeat(Struct, frozen=True, tag="node_heartbeat"):
     credit: Credit
     load: Load
     available: bool = True
-    reason: str = ""
+    reason: Text = ""
+    clock_offset: Annotated[float, Meta(ge=-1e15, le=1e15)] | None = None
     images: list[str] | None = None
     warm: list[str] | None = None
 
@@ -296,19 +306,19 @@ class Progress(Struct, frozen=True, tag="progress"):
     """
 
     lease: Lease
-    sequence: int
+    sequence: Annotated[int, Meta(ge=0, le=2**53)]
     phase: Phase
     percent: Percent | None = None
-    message: str = ""
-    pulled: tuple[int, int] | None = None
+    message: Text = ""
+    pulled: tuple[Count, Count] | None = None
 
 
 class Output(Struct, frozen=True, tag="output"):
     """Lines that a function wrote since the last one, for whoever watches. The log itself comes with the outcome."""
 
     lease: Lease
-    sequence: int
-    lines: list[tuple[Literal["stdout", "stderr"], bytes]]
+    sequence: Annotated[int, Meta(ge=0, le=2**53)]
+    lines: list[tuple[Literal["stdout", "stderr"], Line]]
 
 
 Ending = Literal[
@@ -341,12 +351,12 @@ class Outcome(Struct, frozen=True, tag="outcome"):
 
     lease: Lease
     ending: Ending
-    status: int = 0
+    status: Annotated[int, Meta(ge=0, le=999)] = 0
     headers: Headers = []
     body: bytes | None = b""
-    body_size: int = 0
-    body_sha256: str = ""
-    detail: str = ""
+    body_size: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    body_sha256: Text = ""
+    detail: Text = ""
     exit_code: int | None = None
     cold: bool = False
     spans: Spans = Spans()
@@ -357,7 +367,7 @@ class Outcome(Struct, frozen=True, tag="outcome"):
 class NodeGoodbye(Struct, frozen=True, tag="node_goodbye"):
     """The node leaves on purpose and holds nothing any more."""
 
-    reason: str
+    reason: Text
 
 
 # From the dispatcher ------------------------------------------------------------------------------

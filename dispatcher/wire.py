@@ -20,7 +20,6 @@ from agent.protocol import (
     decode_from_node,
     encode,
 )
-from dispatcher import bounds
 
 SEND_SECONDS = 20.0
 """A frame that the node does not take within so long ends the session."""
@@ -104,12 +103,9 @@ class Wire:
             raise Broken(WSCloseCode.GOING_AWAY, f"nothing heard for {seconds:g} s") from None
         if frame.type is WSMsgType.BINARY:
             try:
-                messages = decode_from_node(frame.data)
-                for message in messages:
-                    bounds.check(message)
+                return decode_from_node(frame.data)
             except FrameError as error:
                 raise Broken(WSCloseCode.PROTOCOL_ERROR, f"not a frame of {SUBPROTOCOL}: {error}") from None
-            return messages
         if frame.type is WSMsgType.TEXT:
             raise Broken(WSCloseCode.UNSUPPORTED_DATA, "frames are binary")
         if isinstance(frame.data, WebSocketError):

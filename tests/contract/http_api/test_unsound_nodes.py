@@ -20,7 +20,6 @@ from agent.protocol import (
     GiveBack,
     NodeHello,
     NodeMessage,
-    Outcome,
     encode,
 )
 from tests.contract.http_api.api import SECONDS, Api, Node
@@ -115,14 +114,13 @@ async def test_lease_of_another_node_does_nothing(api: Api, node: Node) -> None:
     await other.ws.close()
 
 
-@pytest.mark.parametrize("status", [0, 101, 1000])
-async def test_answer_that_nobody_can_be_given_is_not_taken(api: Api, node: Node, status: int) -> None:
-    """Such an outcome ends the session, and the task is not finished by it."""
+@pytest.mark.parametrize("status", [0, 101, 199])
+async def test_answer_that_nobody_can_be_given_is_none(api: Api, node: Node, status: int) -> None:
+    """An answer without a status that answers have is told to the caller as what it is."""
     task_id = await api.task(await api.function())
     offer = await node.take()
-    await node.send(Outcome(offer.lease, "answered", status))
-    assert await closed(node.ws) == 1002
-    (await api("GET", f"/v1/task/{task_id}/result")).problem(404, "NOT_FINISHED")
+    assert (await node.finish(offer.lease, status=status, body=b"x")).recorded
+    (await api("GET", f"/v1/task/{task_id}/result")).problem(502, "BAD_RESPONSE")
 
 
 async def test_removed_node_that_has_not_said_hello_gets_no_work(api: Api) -> None:
