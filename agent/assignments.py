@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
 
+from agent import protocol
 from agent import task_state as ts
 from agent.admission import Permits
-from agent.attempt import Attempt, Work, Workplace
+from agent.attempt import RESTARTED, Attempt
 from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.containers.spec import may_be_privileged
-from agent.invocation import Report
 from agent.journal import Journal, Kept
 from agent.protocol import (
     LEASE_SECONDS,
     Abandon,
-    Begin,
     Capabilities,
     Credit,
     Decline,
@@ -34,9 +32,13 @@ from agent.protocol import (
     OutcomeAck,
 )
 from agent.task_state import State
+from agent.workplace import Begin, Workplace
 
 OVERDUE_SECONDS = LEASE_SECONDS
 """After so long in a session without the dispatcher's next word, an outcome is repeated, a held offer given back."""
+
+ADOPTION_SECONDS = 60.0
+"""The engine must be found within so long of the start, or jobs that may still run on it are given back."""
 
 
 class Assignments:
@@ -57,7 +59,7 @@ class Assignments:
         *,
         capabilities: Callable[[], Capabilities],
         privileged_images: Sequence[str],
-        begin: Callable[[Offer, bytes | Path, Report], Work],
+        begin: Begin,
         send: Callable[[NodeMessage], bool],
         gave_back: Callable[[str], None],
         monotonic: Callable[[], float] = time.monotonic,
@@ -68,12 +70,14 @@ class Assignments:
         self._privileged_images = privileged_images
         self._send = send
         self._monotonic = monotonic
+        self._journal = journal
         self._workplace = Workplace(
             journal, bodies, send, self.credit, begin, self._spawn, self._attempt_changed, gave_back, monotonic
         )
         self._attempts: dict[Lease, Attempt] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         """What runs for attempts. The loop itself holds tasks only weakly."""
+        self._adoption: asyncio.Task[None] | None = None
         self._offers_seen = 0
         self._session_began = monotonic()
         self._changed = asyncio.Event()
@@ -89,6 +93,10 @@ class Assignments:
     def running(self) -> int:
         """Attempts that something runs for."""
         return sum(attempt.is_working for attempt in self)
+
+    def uses(self, file_name: str) -> bool:
+        """Say whether a file among the bodies may belong to something that runs: its name begins with the task."""
+        return any(file_name.startswith(attempt.lease.task) for attempt in self)
 
     def credit(self) -> Credit:
         """Say what is free for further offers.
@@ -124,7 +132,7 @@ class Assignments:
         match message:
             case Offer():
                 self._take(message)
-            case Begin(lease):
+            case protocol.Begin(lease):
                 self._tell(lease, ts.Begun())
             case Abandon(lease, reason):
                 self._tell(lease, ts.Abandoned(reason))
@@ -133,13 +141,49 @@ class Assignments:
                     self._log.warning("outcome refused", task=lease.task, attempt=lease.attempt)
                 self._tell(lease, ts.Acknowledged())
 
+    # What an earlier run of the agent left
+
     def restore(self, kept: Sequence[Kept]) -> None:
-        """Take up what an earlier run of the agent left."""
+        """Take up what an earlier run of the agent left.
+
+        Outcomes are delivered. A job may still run, or have ended meanwhile, in its container: it waits for the
+        engine. A call that was under way died with the agent, and is given back with the first session.
+        """
         for item in kept:
-            self._attempts[item.lease] = Attempt.of_kept(item, self._workplace)
+            self._attempts[item.lease] = self._interrupted(item) or Attempt.of_kept(item, self._workplace)
         if kept:
             finished = sum(item.outcome is not None for item in kept)
             self._log.info("journal taken up", outcomes=finished, interrupted=len(kept) - finished)
+        if any(attempt.life.state is State.INTERRUPTED for attempt in self):
+            self._adoption = self._spawn(self._wait_for_engine(), "adoption")
+
+    def engine_found(self, readopt: Callable[[Offer], bool]) -> None:
+        """Go on with the jobs that the engine still has.
+
+        Args:
+            readopt: Claims the container of an offer; False where there is none.
+        """
+        if self._adoption is not None:
+            self._adoption.cancel()
+        for attempt in self:
+            if attempt.life.state is State.INTERRUPTED and attempt.offer is not None:
+                found = readopt(attempt.offer)
+                attempt.handle(ts.Readopted() if found else ts.NotReadopted(RESTARTED))
+
+    def _interrupted(self, kept: Kept) -> Attempt | None:
+        """Take up a job, whose work may go on; None for everything else."""
+        offer = kept.offer
+        if kept.outcome is not None or offer is None or offer.revision.mode != "job":
+            return None
+        permit = self._permits.try_take(offer.revision.cpus, offer.revision.memory)
+        return Attempt.of_interrupted(offer, permit, self._workplace) if permit is not None else None
+
+    async def _wait_for_engine(self) -> None:
+        await asyncio.sleep(ADOPTION_SECONDS)
+        for attempt in self:
+            attempt.handle(ts.NotReadopted("the agent was restarted, and the engine did not answer"))
+
+    # What waits too long
 
     def look_for_overdue(self) -> None:
         """Remind of what the dispatcher has not answered. Only called while there is a session."""
@@ -147,6 +191,19 @@ class Assignments:
         for attempt in self:
             if now - max(attempt.since, self._session_began) >= OVERDUE_SECONDS:
                 attempt.handle(ts.Overdue())
+
+    def drop_aged(self) -> None:
+        """Let go of what the dispatcher did not take in all the time that the journal allows."""
+        for attempt in self:
+            if attempt.is_kept and (age := self._journal.age(attempt.lease)) >= self._journal.config.max_age:
+                self._log.error(
+                    "dropped: the dispatcher did not take it in time",
+                    task=attempt.lease.task,
+                    attempt=attempt.lease.attempt,
+                    finished=attempt.held.finished,
+                    age_seconds=round(age),
+                )
+                attempt.handle(ts.Abandoned("stale"))
 
     # Offers
 
@@ -206,6 +263,8 @@ class Assignments:
     async def join(self) -> None:
         """Return when no task of an attempt is left; those that only wait for the dispatcher are cancelled."""
         self.cancel()
+        if self._adoption is not None:
+            self._adoption.cancel()
         for attempt in self:
             attempt.cancel_upload()
         while self._tasks:

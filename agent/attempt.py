@@ -6,68 +6,23 @@ Nothing here decides what happens next. Each thing that is done ends in an event
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from agent import task_state as ts
 from agent.admission import Permit
-from agent.bodies import Bodies, BodyUnavailable, Upload
-from agent.invocation import GaveBack, Ran, Report
-from agent.journal import Journal, JournalError, Kept
+from agent.bodies import BodyUnavailable
+from agent.delivery import Delivery
+from agent.invocation import GaveBack, Ran
+from agent.journal import JournalError, Kept
 from agent.progress import ProgressReport
-from agent.protocol import (
-    Accept,
-    Credit,
-    CreditNotice,
-    Decline,
-    GiveBack,
-    Held,
-    Lease,
-    NodeMessage,
-    Offer,
-    Outcome,
-)
+from agent.protocol import Accept, CreditNotice, Decline, GiveBack, Held, Lease, Offer
+from agent.status import AttemptStatus
 from agent.task_state import Life, State
+from agent.workplace import Work, Workplace
 
-
-class Work(Protocol):
-    """What runs for an attempt: `agent.invocation.Invocation`."""
-
-    async def run(self) -> Ran | GaveBack:
-        """Run until the attempt has an ending."""
-
-    def stop(self, reason: ts.StopReason) -> None:
-        """End it soon; `run` returns."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Workplace:
-    """What all attempts of a node work with.
-
-    Attributes:
-        send: Puts a message into the session; False where there is none.
-        credit: Gives what is free now.
-        begin: Makes the work of an offer with its input.
-        spawn: Starts a task that is the node's to keep and to wait for.
-        changed: Called with an attempt whose state changed.
-        gave_back: Called with the reason when work ended without an outcome, before the dispatcher is told.
-    """
-
-    journal: Journal
-    bodies: Bodies
-    send: Callable[[NodeMessage], bool]
-    credit: Callable[[], Credit]
-    begin: Callable[[Offer, bytes | Path, Report], Work]
-    spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]]
-    changed: Callable[[Attempt], None]
-    gave_back: Callable[[str], None]
-    monotonic: Callable[[], float] = time.monotonic
+RESTARTED = "the agent was restarted"
 
 
 class Attempt:
@@ -79,15 +34,15 @@ class Attempt:
         self.since = workplace.monotonic()
         """When its state changed last."""
         self._workplace = workplace
+        self.offer: Offer | None = None
+        """What is to be done; None where an earlier run of the agent did it."""
+        self.report: ProgressReport | None = None
+        """How far the work is, until its end is told."""
         self._permit: Permit | None = None
-        self._offer: Offer | None = None
-        self._report: ProgressReport | None = None
+        self._readopted = False
         self._invocation: Work | None = None
         self._working: asyncio.Task[Ran | GaveBack] | None = None
-        self._uploading: asyncio.Task[Upload] | None = None
-        self._upload_began = 0.0
-        self._outcome: Outcome | None = None
-        self._body_path: Path | None = None
+        self._delivery: Delivery | None = None
         self._give_back = ("", False)
         self._log = structlog.get_logger().bind(task=lease.task, attempt=lease.attempt)
 
@@ -95,12 +50,16 @@ class Attempt:
     def of_offer(cls, offer: Offer, permit: Permit, workplace: Workplace) -> Attempt:
         """Take an offer: the accept is written, and sent when it is on disk."""
         attempt = cls(offer.lease, Life(hold=offer.hold), workplace)
-        attempt._offer = offer
-        attempt._permit = permit
-        attempt._report = ProgressReport(
-            offer.lease, workplace.send, lambda phase: attempt.handle(ts.PhaseEntered(phase))
-        )
+        attempt._take(offer, permit)
         workplace.spawn(attempt._accept(offer), f"accept {offer.lease.task}")
+        return attempt
+
+    @classmethod
+    def of_interrupted(cls, offer: Offer, permit: Permit, workplace: Workplace) -> Attempt:
+        """Take up what ran when an earlier run of the agent ended: `Readopted` or `NotReadopted` says what becomes."""
+        attempt = cls(offer.lease, Life(State.INTERRUPTED), workplace)
+        attempt._take(offer, permit)
+        attempt._readopted = True
         return attempt
 
     @classmethod
@@ -108,12 +67,18 @@ class Attempt:
         """Take up what the journal holds: an outcome to deliver, or work that died with the agent."""
         if kept.outcome is None:
             attempt = cls(kept.lease, Life(State.GIVING_BACK), workplace)
-            attempt._give_back = ("the agent was restarted", True)
+            attempt._give_back = (RESTARTED, True)
             return attempt
         attempt = cls(kept.lease, Life(State.SPOOLED, upload=kept.body_path is not None), workplace)
-        attempt._outcome = kept.outcome
-        attempt._body_path = kept.body_path
+        attempt._delivery = Delivery(kept.outcome, kept.body_path, workplace, attempt.handle)
         return attempt
+
+    def _take(self, offer: Offer, permit: Permit) -> None:
+        self.offer = offer
+        self._permit = permit
+        self.report = ProgressReport(
+            offer.lease, self._workplace.send, lambda phase: self.handle(ts.PhaseEntered(phase))
+        )
 
     @property
     def has_ended(self) -> bool:
@@ -131,6 +96,25 @@ class Attempt:
         return not self.has_ended and self.life.state is not State.ABANDONING
 
     @property
+    def is_kept(self) -> bool:
+        """It only waits for the dispatcher to hear of it."""
+        return self.life.state in {State.UPLOADING, State.SPOOLED, State.GIVING_BACK}
+
+    @property
+    def status(self) -> AttemptStatus:
+        """What people are told of it."""
+        progress, message = self.report.shown if self.report is not None else (None, "")
+        return AttemptStatus(
+            self.lease.task,
+            self.lease.attempt,
+            self.offer.revision.function if self.offer is not None else "",
+            self.life.state,
+            progress,
+            message,
+            round(self._workplace.monotonic() - self.since, 1),
+        )
+
+    @property
     def held(self) -> Held:
         """What a hello says of it."""
         return Held(self.lease, finished=self.life.state in {State.SPOOLING, State.UPLOADING, State.SPOOLED})
@@ -144,8 +128,8 @@ class Attempt:
             self._log.debug("attempt went on", state=self.life.state, was=before)
         elif isinstance(event, ts.Overdue):
             self.since = self._workplace.monotonic()
-        if isinstance(event, ts.SessionOpened) and self._report is not None and self.is_working:
-            self._report.repeat()
+        if isinstance(event, ts.SessionOpened) and self.report is not None and self.is_working:
+            self.report.repeat()
         for action in actions:
             self._do(action)
         if self.life.state is not before:
@@ -158,8 +142,8 @@ class Attempt:
 
     def cancel_upload(self) -> None:
         """End an upload; the outcome stays in the journal."""
-        if self._uploading is not None:
-            self._uploading.cancel()
+        if self._delivery is not None:
+            self._delivery.cancel_upload()
 
     def _do(self, action: ts.Action) -> None:  # noqa: C901, PLR0912 - one line or two for each action
         send, credit = self._workplace.send, self._workplace.credit
@@ -177,14 +161,17 @@ class Attempt:
                 if self._permit is not None:
                     self._permit.release()
             case ts.SpoolOutcome():
-                self._workplace.spawn(self._spool(), f"spool {self.lease.task}")
+                self._workplace.spawn(self._outcome.spool(), f"spool {self.lease.task}")
             case ts.StartUpload():
                 send(CreditNotice(credit()))  # the outcome, which would say it, comes after the upload
-                self._start_upload()
+                if self.report is not None:
+                    self.report.phase("uploading")
+                self._outcome.start_upload()
             case ts.StopUpload():
                 self.cancel_upload()
             case ts.SendOutcome():
-                self._send_outcome()
+                self._close_report()
+                self._outcome.send()
             case ts.KeepGiveBack(reason, started):
                 self._give_back = (reason, started)
                 self._workplace.gave_back(reason)
@@ -211,17 +198,17 @@ class Attempt:
     # Work
 
     async def _work(self) -> Ran | GaveBack:
-        offer, report = self._offer, self._report
+        offer, report = self.offer, self.report
         assert offer is not None  # noqa: S101 - only an offer comes here
         assert report is not None  # noqa: S101
         structlog.contextvars.bind_contextvars(task=self.lease.task, attempt=self.lease.attempt)
-        if offer.body is not None:
-            self._invocation = self._workplace.begin(offer, offer.body, report)
+        if offer.body is not None or self._readopted:
+            self._invocation = self._workplace.begin(offer, offer.body or b"", report, readopt=self._readopted)
             return await self._invocation.run()
         file = self._workplace.journal.bodies / f"{self.lease.task}.{self.lease.token.hex()}.input"
         try:
             await self._workplace.bodies.fetch(self.lease, offer.body_size, file)
-            self._invocation = self._workplace.begin(offer, file, report)
+            self._invocation = self._workplace.begin(offer, file, report, readopt=False)
             return await self._invocation.run()
         except BodyUnavailable as error:
             return GaveBack(str(error), started=False)
@@ -236,15 +223,17 @@ class Attempt:
             self.cancel_work()
 
     def _work_ended(self, task: asyncio.Task[Ran | GaveBack]) -> None:
-        began = self._invocation is not None
+        began = self._invocation is not None or self._readopted
         self._invocation = self._working = None
+        if self.offer is not None:
+            self.offer = msgspec.structs.replace(self.offer, body=None)  # nobody needs it in memory any more
         if task.cancelled():
             self.handle(ts.WorkGaveBack("drained", started=began))
         elif (error := task.exception()) is not None:
             self._log.error("attempt failed in the agent", exc_info=error)
             self.handle(ts.WorkGaveBack("the agent failed", started=began))
         elif isinstance(ended := task.result(), Ran):
-            self._outcome, self._body_path = ended.outcome, ended.body_path
+            self._delivery = Delivery(ended.outcome, ended.body_path, self._workplace, self.handle)
             self._log.info(
                 "attempt ended",
                 ending=ended.outcome.ending,
@@ -254,78 +243,25 @@ class Attempt:
             )
             self.handle(ts.WorkRan(upload=ended.body_path is not None))
         else:
-            self.handle(ts.WorkGaveBack(ended.reason, ended.started))
+            self.handle(ts.WorkGaveBack(ended.reason, ended.started or self._readopted))
 
-    # Delivery
+    # Its end
 
-    async def _spool(self) -> None:
-        assert self._outcome is not None  # noqa: S101 - `WorkRan` comes with one
-        try:
-            await self._workplace.journal.finish(self._outcome, self._body_path)
-        except JournalError as error:
-            # It is sent all the same: what is lost is only that it would survive a crash of the agent.
-            self._log.error("outcome is not on disk", problem=str(error))
-        self.handle(ts.Spooled())
-
-    def _start_upload(self) -> None:
-        assert self._body_path is not None  # noqa: S101 - `Life.upload` says so
-        self._upload_began = self._workplace.monotonic()
-        if self._report is not None:
-            self._report.phase("uploading")
-        upload = self._workplace.bodies.upload(self.lease, self._body_path)
-        self._uploading = self._workplace.spawn(upload, f"upload {self.lease.task}")
-        self._uploading.add_done_callback(self._upload_ended)
-
-    def _upload_ended(self, task: asyncio.Task[Upload]) -> None:
-        self._uploading = None
-        if task.cancelled():
-            self.handle(ts.UploadPostponed())
-            return
-        if (error := task.exception()) is not None:
-            self._log.error("result cannot be uploaded", exc_info=error)
-            self.handle(ts.UploadRefused())
-            return
-        assert self._outcome is not None  # noqa: S101 - it was spooled
-        match task.result():
-            case Upload.TAKEN:
-                took = (self._workplace.monotonic() - self._upload_began) * 1000
-                spans = self._outcome.spans
-                spans = msgspec.structs.replace(spans, uploading=round(spans.uploading + took, 3))
-                self._outcome = msgspec.structs.replace(self._outcome, spans=spans)
-                self.handle(ts.Uploaded())
-            case Upload.TOO_LARGE:
-                self._outcome = msgspec.structs.replace(
-                    self._outcome,
-                    ending="result_too_large",
-                    status=0,
-                    headers=[],
-                    body=b"",
-                    body_size=0,
-                    body_sha256="",
-                    detail=f"the answer of {self._outcome.body_size} bytes is over the dispatcher's limit",
-                )
-                self.handle(ts.Uploaded())
-            case Upload.STALE:
-                self._log.warning("result refused, it is dropped")
-                self.handle(ts.UploadRefused())
-            case Upload.NOT_NOW:
-                self.handle(ts.UploadPostponed())
-
-    def _send_outcome(self) -> None:
-        assert self._outcome is not None  # noqa: S101 - it was spooled
-        self._close_report()
-        self._workplace.send(msgspec.structs.replace(self._outcome, credit=self._workplace.credit()))
+    @property
+    def _outcome(self) -> Delivery:
+        assert self._delivery is not None  # noqa: S101 - `WorkRan` comes with one, and so does `State.SPOOLED`
+        return self._delivery
 
     def _close_report(self) -> None:
-        if self._report is not None:
-            self._report.close()
-            self._report = None
+        if self.report is not None:
+            self.report.close()
+            self.report = None
 
     async def _forget(self) -> None:
         try:
             await self._workplace.journal.forget(self.lease)
         except JournalError as error:
-            self._log.warning("attempt stays in the journal", problem=str(error))
-            return
-        if self._body_path is not None:
-            await asyncio.to_thread(self._body_path.unlink, missing_ok=True)
+            self._log.warning("attempt stays in the journal for now", problem=str(error))
+        # Also then: nobody needs the body any more, and its room may be what the journal lacks.
+        if self._delivery is not None:
+            await self._delivery.remove_body()

@@ -90,6 +90,20 @@ class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     pull_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
 
 
+class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``journal``: what the node keeps until the dispatcher has it.
+
+    Attributes:
+        max_bytes: Bytes of leases, outcomes, and bodies that lie as files. Above it no new work is taken; what is
+            accepted already is finished and kept all the same.
+        max_age: Seconds for which an outcome is offered to the dispatcher before it is dropped. Only the time for
+            which the agent runs counts. The default is 7 days.
+    """
+
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 2 * 1024 * 1024 * 1024
+    max_age: Annotated[float, Meta(ge=60)] = 604_800.0
+
+
 class StopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``stop``: how the agent ends.
 
@@ -108,6 +122,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     capacity: CapacityConfig = field(default_factory=CapacityConfig)
     containers: ContainersConfig = field(default_factory=ContainersConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

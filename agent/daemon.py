@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import capabilities, identity, logs
+from agent import capabilities, control, identity, logs
 from agent.admission import capacity
 from agent.config import AgentConfig
 from agent.containers.host import ContainerHost
@@ -44,10 +44,10 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
     log = structlog.get_logger()
     machine = capabilities.measure()
     memory = capacity(config.capacity, machine.cpu_count, machine.mem_size).memory
-    host = ContainerHost(config.containers, known.id, memory, config.images.pull_timeout)
+    host = ContainerHost(config.containers, known.id, memory, config.images.pull_timeout, data_dir / "marks")
 
-    def begin(offer: Offer, body: bytes | Path, report: Report, result_limit: int) -> Invocation:
-        return Invocation(offer, body, host, report, data_dir / "bodies", result_limit)
+    def begin(offer: Offer, body: bytes | Path, report: Report, result_limit: int, readopt: bool) -> Invocation:
+        return Invocation(offer, body, host, report, data_dir / "bodies", result_limit, readopt=readopt)
 
     node = Node(
         config,
@@ -64,7 +64,8 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, node.stop)
     try:
-        await node.run()
+        async with control.serving(data_dir, node):
+            await node.run()
     except JournalError as error:
         log.error("the agent cannot run", reason=str(error))  # noqa: TRY400 - a sentence, not a traceback
         return EXIT_FAILED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random as _random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
@@ -18,13 +18,23 @@ import structlog
 from agent.availability import Availability
 from agent.backoff import full_jitter
 from agent.containers.engine import EngineError, EngineUnavailable
-from agent.protocol import Capabilities
+from agent.protocol import Capabilities, Offer
+from agent.status import Orphan
 
 SEARCH_SECONDS = 30.0
 """Between two tries to find the engine, at most."""
 
 ASK_SECONDS = 10.0
 """Between two questions whether it still answers."""
+
+AGAIN_SECONDS = 2.0
+"""Between two questions to one that did not."""
+
+ANSWER_SECONDS = 10.0
+"""An engine that takes longer to answer is away."""
+
+RESYNC_SECONDS = 120.0
+"""For everything that an engine lost to be put back."""
 
 REMOVAL_SECONDS = 60.0
 """For the engine to remove all containers of this node."""
@@ -44,8 +54,15 @@ class Host(Protocol):
     def internet(self) -> bool:
         """Functions can be let to the internet."""
 
+    @property
+    def in_doubt(self) -> asyncio.Event:
+        """Set when a call found that the engine does not answer."""
+
     async def start(self) -> None:
         """Find the engine, or raise `EngineUnavailable`."""
+
+    async def resync(self) -> None:
+        """Put back what an engine that was away lost, or raise `EngineUnavailable`."""
 
     async def stop(self) -> None:
         """Remove every container of this node."""
@@ -58,6 +75,12 @@ class Host(Protocol):
 
     async def can_run_privileged(self) -> bool:
         """Say whether the operator allows it and a privileged container ran."""
+
+    def readopt(self, offer: Offer) -> bool:
+        """Claim the container in which an earlier run of the agent began an offer; False where there is none."""
+
+    async def gc(self, *, dry_run: bool) -> Sequence[Orphan]:
+        """Remove what is left behind, or only list it."""
 
 
 class EngineWatch:
@@ -78,7 +101,7 @@ class EngineWatch:
         self._ask = ask
         self._availability = availability
         self._random = random
-        self._in_doubt = asyncio.Event()
+        self._in_doubt = host.in_doubt
         self._log = structlog.get_logger()
         self._privileged = False
 
@@ -104,17 +127,37 @@ class EngineWatch:
         self._privileged = await self._host.can_run_privileged()
         found()
         self._availability.clear("engine")
+        away = False
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(ASK_SECONDS):
+                async with asyncio.timeout(AGAIN_SECONDS if away else ASK_SECONDS):
                     await self._in_doubt.wait()
+            if away:
+                await asyncio.sleep(AGAIN_SECONDS * self._random())  # doubts do not hurry one that is known to be away
+            trouble = await self._trouble(resync=away)
+            # What came up until now is answered by this.
             self._in_doubt.clear()
-            try:
-                await self._ask()
-            except (EngineUnavailable, EngineError) as error:
-                self._availability.block("engine", str(error))
+            if trouble:
+                self._availability.block("engine", trouble)
             else:
                 self._availability.clear("engine")
+            if away is not bool(trouble):
+                away = bool(trouble)
+                self._log.warning("engine is away" if away else "engine is back", reason=trouble or None)
+
+    async def _trouble(self, resync: bool) -> str:
+        """Say what is wrong with the engine; empty: nothing."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._ask()
+            if resync:
+                async with asyncio.timeout(RESYNC_SECONDS):
+                    await self._host.resync()
+        except TimeoutError:
+            return "the engine does not answer in time"
+        except (EngineUnavailable, EngineError) as error:
+            return str(error)
+        return ""
 
     async def end(self) -> None:
         """Remove every container of this node."""

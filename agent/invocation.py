@@ -19,9 +19,10 @@ from agent.containers.engine import EngineError, EngineUnavailable
 from agent.containers.execution import CannotRun, Execution, GaveBack, Ran, Report
 from agent.containers.host import ContainerHost, Refused
 from agent.containers.images import ImageUnavailable
-from agent.containers.job import run_job
+from agent.containers.job import readopt_job, run_job
 from agent.containers.pool import NoRoom
 from agent.containers.server import serve
+from agent.containers.spec import JOB_LOG_MIB
 from agent.protocol import Offer
 
 __all__ = ["GaveBack", "Invocation", "Ran", "Report", "StopReason"]
@@ -34,8 +35,10 @@ class Invocation:
 
     Args:
         body: The input, or the file that it is in.
-        spool: Directory for a large answer, as ``<task>-<attempt>.body``.
-        result_limit: Bytes that an answer may have.
+        spool: Directory for a large answer, as ``<task>.<token>.body``.
+        result_limit: Bytes that an answer may have; 0 where no dispatcher has said so yet.
+        readopt: The container of an earlier run of the agent works for it already, and was claimed by
+            `ContainerHost.readopt`; the input is not needed.
     """
 
     def __init__(  # noqa: PLR0917 - all but the clocks are what the invocation is of
@@ -47,11 +50,15 @@ class Invocation:
         spool: Path,
         result_limit: int,
         *,
+        readopt: bool = False,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
-        self._answer = AnswerBody(spool / f"{offer.lease.task}-{offer.lease.attempt}.body", result_limit)
+        file = spool / f"{offer.lease.task}.{offer.lease.token.hex()}.body"
+        # What the engine's log of a job holds is bounded too; the dispatcher refuses what is too large for it.
+        self._answer = AnswerBody(file, result_limit or JOB_LOG_MIB * 1024 * 1024)
+        self._readopt = readopt
         self._execution = Execution(offer, body, host, report, self._answer, wall=wall, monotonic=monotonic)
         self._stop_reason: StopReason | None = None
         self._stop_asked = asyncio.Event()
@@ -82,7 +89,7 @@ class Invocation:
         container = self._execution.container
         if container is not None:
             try:
-                await container.signal("SIGTERM")
+                await self._host.pool.signal(container, "SIGTERM")
             except EngineUnavailable as error:
                 self._log.warning("function not signalled", reason=str(error))
             await asyncio.wait({work}, timeout=self._host.config.stop_grace)
@@ -112,7 +119,9 @@ class Invocation:
     async def _ran_or_gave_back(self) -> Ran | GaveBack:
         execution = self._execution
         try:
-            return await (run_job if execution.revision.mode == "job" else serve)(execution)
+            if execution.revision.mode == "http":
+                return await serve(execution)
+            return await (readopt_job if self._readopt else run_job)(execution)
         except ImageUnavailable as error:
             return execution.ended("image_unavailable", str(error))
         except CannotRun as error:
@@ -127,8 +136,9 @@ class Invocation:
             return GaveBack("engine_lost", execution.started)
         except EngineError as error:
             self._log.error("engine refused", status=error.status, reason=error.message)
-            return GaveBack("engine_error", execution.started)
+            # It counts as an attempt whether it began or not, so that such a task does not go round for ever.
+            return GaveBack("engine_error", started=True)
         except Exception:  # noqa: BLE001
             # The last line of defence: what goes wrong with one task must not touch another.
             self._log.exception("attempt failed")
-            return GaveBack("internal_error", execution.started)
+            return GaveBack("internal_error", started=True)

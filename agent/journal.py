@@ -1,9 +1,7 @@
 """What the node has promised: leases that it accepted, and outcomes that nobody acknowledged yet.
 
-One writer thread. All writes that wait when the thread comes round go into one commit, so that a
-burst costs little more than one write; `agent.journal_file` says what a commit survives. What the
-file should hold is also known here, without the inputs: a write that fails, because the disk is full
-or the file is damaged, is done again as soon as that is possible.
+What the file on disk should hold is also known here, without the inputs: a write that fails, because
+the disk is full or the file is damaged, is done again as soon as that is possible.
 
 Bodies that are too large for a message lie as files beside the database. A row names one only when
 it is complete, and what no row names is removed when the journal is opened.
@@ -18,49 +16,35 @@ for a month, makes an outcome old before there was a chance to deliver it.
 from __future__ import annotations
 
 import asyncio
-import os
-import queue
-import sqlite3
-import threading
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVarTuple
+from typing import TypeVar
 
 import msgspec
 import structlog
 
 from agent.config import JournalConfig
-from agent.journal_file import JournalFile, Key, NewerVersion, Row, is_damage, is_full, is_passing
+from agent.journal_file import JournalFile, Key, Row
+from agent.journal_writer import JournalError, JournalUnavailable, JournalWriter
 from agent.protocol import Lease, Offer, Outcome
+
+__all__ = ["Journal", "JournalError", "JournalUnavailable", "Kept"]
 
 MIB = 1024 * 1024
 
 ROWS_LIMIT = 64 * MIB
-"""Bytes of outcomes and leases themselves, which are in memory too; large bodies are not counted here."""
+"""Bytes of leases and outcomes themselves, which are in memory too; large bodies are not counted here."""
 
 DISK_RESERVE = 16 * MIB
 """Bytes that are left on the disk for what was accepted already."""
 
 AGE_SECONDS = 60.0
-"""Between two times that the ages are written: what a crash takes of them."""
+"""Between two times that the ages are written: so much of them a crash takes."""
 
-_WAITING = 10_000
-"""Writes that may wait for the thread. There are a few for each task, and slots bound the tasks."""
-
-_BATCH = 500
-"""Writes in one commit."""
-
-_Values = TypeVarTuple("_Values")
-
-
-class JournalError(Exception):
-    """The journal could not be opened or written; the text is a sentence for the operator."""
-
-
-class JournalUnavailable(JournalError):
-    """The same, and it may be possible later without anybody doing something: the disk is full, or busy."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +68,7 @@ class _Entry:
     """What the file should hold of an attempt.
 
     Attributes:
+        body: Name of the file that the outcome's body is in.
         rows, files: Bytes that it takes up.
         age: Seconds, at the moment ``since`` of the monotonic clock.
     """
@@ -95,15 +80,6 @@ class _Entry:
     files: int
     age: float
     since: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    """Changes of the file, or seconds by which everything in it has grown older."""
-
-    changes: list[Row | Key]
-    older: float
-    done: asyncio.Future[None]
 
 
 class Journal:
@@ -129,17 +105,15 @@ class Journal:
         self.bodies = directory / "bodies"
         self.changed = asyncio.Event()
         """Set when `obstacle` may have changed."""
-        self._file = JournalFile(directory / "journal.sqlite", busy_seconds, wall)
+        self._writer = JournalWriter(JournalFile(directory / "journal.sqlite", busy_seconds, wall), self._owe_all)
         self._monotonic = monotonic
         self._failure = ""
         self._disk_free = DISK_RESERVE
         self._entries: dict[Lease, _Entry] = {}
-        self._owed: set[Lease] = set()
-        """What the file does not hold as it should."""
         self._rows = self._files = 0
+        self._owed: set[Lease] = set()
+        """Leases of which the file does not hold what it should."""
         self._aged = monotonic()
-        self._queue: queue.Queue[_Write | None] = queue.Queue(_WAITING)
-        self._thread: threading.Thread | None = None
         self._log = structlog.get_logger()
 
     async def open(self) -> list[Kept]:
@@ -149,26 +123,27 @@ class Journal:
             JournalUnavailable: It cannot be used now.
             JournalError: It cannot be used.
         """
-        opened: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
-        thread = threading.Thread(
-            target=self._work, args=(asyncio.get_running_loop(), opened), name="journal", daemon=True
-        )
-        thread.start()
-        rows = await opened
-        self._thread = thread
-        kept = await asyncio.to_thread(self._take_up, rows)
-        self._rows = sum(entry.rows for entry in self._entries.values())
-        self._files = sum(entry.files for entry in self._entries.values())
+        try:
+            await asyncio.to_thread(self.bodies.mkdir, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise JournalUnavailable(f"{self.bodies} cannot be used: {error.strerror}") from None
+        kept = [self._take_up(row) for row in await self._writer.open()]
+        for file in await self.strays(lambda _: False):
+            await asyncio.to_thread(file.unlink)
+        self._aged = self._monotonic()
+        await self.look()
         return kept
 
     async def close(self) -> None:
         """Write what waits, and let go of the file."""
-        if self._thread is not None:
-            if self._entries and not self._failure:
+        if self._owed:
+            await self.look()
+        if self._entries and not self._failure:
+            try:
                 await self._grow_older()
-            thread, self._thread = self._thread, None
-            await asyncio.to_thread(self._queue.put, None)
-            await asyncio.to_thread(thread.join)
+            except JournalError as error:
+                self._log.warning("ages not written", problem=str(error))
+        await self._writer.close()
 
     # What is in it
 
@@ -180,7 +155,7 @@ class Journal:
         if self._disk_free < DISK_RESERVE:
             return f"journal full: its disk has {self._disk_free // MIB} MiB left"
         if self.bytes >= self.config.max_bytes or self._rows >= ROWS_LIMIT:
-            return f"journal full: {len(self._entries)} attempts with {self.bytes / MIB:.1f} MiB wait in it"
+            return f"journal full: {self.count} attempts with {self.bytes / MIB:.1f} MiB are in it"
         return ""
 
     @property
@@ -194,9 +169,21 @@ class Journal:
         return self._rows + self._files
 
     def age(self, lease: Lease) -> float:
-        """Say for how many seconds an outcome, or a lease without one, is here while the agent runs."""
+        """Say for how many seconds an outcome, or a lease without one, was here while the agent ran."""
         entry = self._entries.get(lease)
         return entry.age + self._monotonic() - entry.since if entry is not None else 0.0
+
+    async def strays(self, is_used: Callable[[str], bool]) -> list[Path]:
+        """List the files among the bodies that no attempt needs.
+
+        Args:
+            is_used: Says of a file's name whether something that runs writes or reads it.
+        """
+        files = await asyncio.to_thread(lambda: sorted(self.bodies.iterdir()))
+        named = {entry.body for entry in self._entries.values()}
+        return [file for file in files if file.name not in named and not is_used(file.name)]
+
+    # Changes
 
     async def accept(self, offer: Offer) -> None:
         """Keep a lease with its offer, but without the input, which may be large and is in the dispatcher's hands.
@@ -204,19 +191,16 @@ class Journal:
         Raises:
             JournalError: It is not on disk, or there is no room for it and its input.
         """
-        stripped = msgspec.structs.replace(offer, body=None)
-        files = offer.body_size if offer.body is None else 0
-        entry = _Entry(stripped, None, None, 0, files, 0.0, self._monotonic())
         if obstacle := self.obstacle:
             raise JournalError(obstacle)
+        files = offer.body_size if offer.body is None else 0
         if self.bytes + files > self.config.max_bytes:
             raise JournalError(f"journal full: there is no room for an input of {files / MIB:.1f} MiB")
+        stripped = msgspec.structs.replace(offer, body=None)
         try:
-            await self._keep(offer.lease, entry)
+            await self._keep(offer.lease, _Entry(stripped, None, None, 0, files, 0.0, self._monotonic()))
         except BaseException:
-            # Nobody relies on it. Should it be on disk all the same, it goes with the next look.
-            self._drop(offer.lease)
-            self._owed.add(offer.lease)
+            self._drop(offer.lease)  # nobody relies on it; should it be on disk all the same, the next look removes it
             raise
 
     async def finish(self, outcome: Outcome, body_path: Path | None) -> None:
@@ -234,198 +218,127 @@ class Journal:
         await self._keep(outcome.lease, _Entry(offer, outcome, body, 0, files, 0.0, self._monotonic()))
 
     async def forget(self, lease: Lease) -> None:
-        """Let go of a lease, and of its outcome with the body.
+        """Let go of a lease and its outcome. The body's file is the caller's to remove.
 
         Raises:
-            JournalError: The row is still there. It goes when that is possible.
+            JournalError: It is still on disk. It goes when that is possible.
         """
-        entry = self._drop(lease)
-        try:
-            await self._write([Key(lease.task, lease.attempt, lease.token)])
-        except BaseException:
-            self._owed.add(lease)
-            raise
-        finally:
-            if entry is not None and entry.body is not None:
-                await asyncio.to_thread((self.bodies / entry.body).unlink, missing_ok=True)
+        self._drop(lease)
+        self._owed.add(lease)
+        await self._write(lease)
 
     async def look(self) -> None:
-        """See how much room the disk has, do again what could not be done, and write ages. To be called regularly."""
+        """See how much room the disk has, do again what could not be done, write ages. To be called regularly."""
         try:
-            free = await asyncio.to_thread(_room, self.bodies)
-        except OSError as error:
-            self._failure = f"the journal's disk cannot be used: {error.strerror}"
-            return
-        self._disk_free = free
-        try:
+            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self.bodies)).free
             if self._failure:
-                await self._write([])
-            for lease in sorted(self._owed, key=lambda lease: lease in self._entries):  # what is to be removed first
-                await self._write([self._change(lease)])
+                await self._write()
+            # What is to be removed goes first, for it makes room.
+            for lease in sorted(self._owed, key=self._entries.__contains__):
+                await self._write(lease)
             if self._entries and self._monotonic() - self._aged >= AGE_SECONDS:
                 await self._grow_older()
         except JournalError:
-            return  # `obstacle` says so
-        finally:
-            self.changed.set()
-
-    def strays(self, is_used: Callable[[str], bool]) -> list[Path]:
-        """List the files among the bodies that no attempt needs: what a crash left half-written.
-
-        Args:
-            is_used: Says of a file's name whether something that runs writes or reads it.
-        """
-        named = {entry.body for entry in self._entries.values()}
-        return [file for file in sorted(self.bodies.iterdir()) if file.name not in named and not is_used(file.name)]
-
-    # Keeping the file and the entries the same
+            pass  # `obstacle` says so
+        except OSError as error:
+            self._failure = f"the journal's disk cannot be used: {error.strerror}"
+        self.changed.set()
 
     async def _keep(self, lease: Lease, entry: _Entry) -> None:
         self._drop(lease)
-        row = _row(lease, entry)
-        size = len(row.offer or b"") + len(row.outcome or b"")
-        self._entries[lease] = replace(entry, rows=size)
-        self._rows += size
-        self._files += entry.files
-        try:
-            await self._write([row])
-        except BaseException:
-            self._owed.add(lease)
-            raise
-        finally:
-            self.changed.set()
+        row = self._row(lease, entry)
+        self._put(lease, replace(entry, rows=len(row.offer or b"") + len(row.outcome or b"")))
+        self._owed.add(lease)
+        await self._write(lease, row)
 
-    def _drop(self, lease: Lease) -> _Entry | None:
+    def _put(self, lease: Lease, entry: _Entry) -> None:
+        self._entries[lease] = entry
+        self._rows += entry.rows
+        self._files += entry.files
+        self.changed.set()
+
+    def _drop(self, lease: Lease) -> None:
         entry = self._entries.pop(lease, None)
         if entry is not None:
             self._rows -= entry.rows
             self._files -= entry.files
             self.changed.set()
-        return entry
 
-    def _change(self, lease: Lease) -> Row | Key:
-        entry = self._entries.get(lease)
-        if entry is None:
-            return Key(lease.task, lease.attempt, lease.token)
-        return _row(lease, replace(entry, age=self.age(lease)))
+    async def _write(self, lease: Lease | None = None, row: Row | None = None) -> None:
+        """Make the file hold what it should of a lease; without one, only find out whether it can be written."""
+        changes: list[Row | Key] = []
+        entry = self._entries.get(lease) if lease is not None else None
+        if lease is not None and entry is not None:
+            changes = [row or self._row(lease, entry)]
+        elif lease is not None:
+            changes = [_key(lease)]
+        await self._commit(changes)
+        if lease is not None and self._entries.get(lease) is entry:  # and not another one by now
+            self._owed.discard(lease)
 
     async def _grow_older(self) -> None:
         now = self._monotonic()
         elapsed, self._aged = now - self._aged, now
-        await self._write([], older=elapsed)
+        await self._commit([], older=elapsed)
 
-    async def _write(self, changes: list[Row | Key], older: float = 0.0) -> None:
-        if self._thread is None:
-            raise JournalError("the journal is closed")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _commit(self, changes: Sequence[Row | Key], older: float = 0.0) -> None:
         before = self._failure
         try:
-            try:
-                self._queue.put_nowait(_Write(changes, older, done))
-            except queue.Full:
-                raise JournalError("the journal's disk does not keep up") from None
-            await done
+            await self._writer.write(changes, older)
         except JournalError as error:
             self._failure = str(error)
             raise
         else:
             self._failure = ""
-            self._owed.difference_update(Lease(*_key_of(change)) for change in changes)
         finally:
             if self._failure != before:
                 self.changed.set()
 
-    def _take_up(self, rows: Sequence[Row]) -> list[Kept]:
-        """Make entries of what the file holds, and remove the files that none of them names."""
-        kept = []
-        for row in rows:
-            lease = Lease(*row.key)
-            offer, outcome = _decoded(row.offer, Offer), _decoded(row.outcome, Outcome)
-            body = self.bodies / row.body if row.body is not None else None
-            if row.outcome is not None and (outcome is None or not _is_whole(body, outcome)):
-                self._log.error(
-                    "outcome in the journal cannot be used, its task is given back",
-                    task=lease.task,
-                    attempt=lease.attempt,
-                )
-                outcome = body = None
-            kept.append(Kept(lease, offer, outcome, body))
-            size = len(row.offer or b"") + len(row.outcome or b"")
-            files = outcome.body_size if outcome is not None and body is not None else 0
-            name = body.name if body is not None else None
-            self._entries[lease] = _Entry(offer, outcome, name, size, files, row.age, self._monotonic())
-        for file in self.strays(lambda _: False):
-            file.unlink()
-        return kept
-
-    # The writer thread
-
-    def _work(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[list[Row]]) -> None:
-        try:
-            self.bodies.mkdir(mode=0o700, exist_ok=True)
-            rows = self._file.open()
-        except (sqlite3.Error, OSError, NewerVersion) as error:
-            _answer(loop, opened.set_exception, self._cannot_open(error))
-            return
-        _answer(loop, opened.set_result, rows)
-        while batch := self._next_batch():
-            _answer(loop, _settle, batch, self._commit(loop, batch))
-        self._file.close()
-
-    def _cannot_open(self, error: Exception) -> JournalError:
-        text = f"{self._file.path} cannot be used: {error}"
-        passing = isinstance(error, sqlite3.Error) and is_passing(error)
-        if passing or (not isinstance(error, NewerVersion) and _room(self.bodies.parent) < MIB):
-            return JournalUnavailable(text)
-        return JournalError(text)
-
-    def _commit(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Write]) -> JournalError | None:
-        changes = [change for write in batch for change in write.changes]
-        older = sum(write.older for write in batch)
-        try:
-            try:
-                self._file.write(changes)
-                if older:
-                    self._file.grow_older(older)
-            except sqlite3.Error as error:
-                if not is_damage(error):
-                    raise
-                self._file.renew(str(error))
-                _answer(loop, self._owe_all)
-                self._file.write(changes)
-        except sqlite3.Error as error:
-            if is_full(error):
-                return JournalError("journal full: its disk has no room")
-            return JournalError(f"the journal cannot be written: {error}")
-        except (OSError, NewerVersion) as error:
-            return JournalError(f"the journal cannot be written: {error}")
-        return None
+    def _row(self, lease: Lease, entry: _Entry) -> Row:
+        # All rows of the file have the age of one moment, which is added to; a younger one is below 0 then.
+        return Row(
+            _key(lease),
+            msgspec.msgpack.encode(entry.offer) if entry.offer is not None else None,
+            msgspec.msgpack.encode(entry.outcome) if entry.outcome is not None else None,
+            entry.body,
+            entry.age + self._aged - entry.since,
+        )
 
     def _owe_all(self) -> None:
         self._owed.update(self._entries)
+        self.changed.set()
 
-    def _next_batch(self) -> list[_Write]:
-        """Wait for a write and take all that wait; an empty batch is the end."""
-        batch: list[_Write] = []
-        write = self._queue.get()
-        while write is not None:
-            batch.append(write)
-            if len(batch) == _BATCH:
-                return batch
-            try:
-                write = self._queue.get_nowait()
-            except queue.Empty:
-                return batch
-        if batch:
-            self._queue.put(None)  # the end comes after this batch
-        return batch
+    def _take_up(self, row: Row) -> Kept:
+        lease = Lease(*row.key)
+        offer, outcome = _decoded(row.offer, Offer), _decoded(row.outcome, Outcome)
+        body = self.bodies / row.body if row.body is not None else None
+        if row.outcome is not None and (outcome is None or not _has_body(outcome, body)):
+            self._log.error("outcome in the journal cannot be used", task=lease.task, attempt=lease.attempt)
+            outcome = body = None
+        rows = len(row.offer or b"") + len(row.outcome or b"")
+        files = outcome.body_size if outcome is not None and body is not None else 0
+        name = row.body if body is not None else None
+        self._put(lease, _Entry(offer, outcome, name, rows, files, row.age, self._monotonic()))
+        return Kept(lease, offer, outcome, body)
 
 
-def _row(lease: Lease, entry: _Entry) -> Row:
-    return Row(
-        Key(lease.task, lease.attempt, lease.token),
-        msgspec.msgpack.encode(entry.offer) if entry.offer is not None else None,
-        msgspec.msgpack.encode(entry.outcome) if entry.outcome is not None else None,
-        entry.body,
-        entry.age,
-    )
+def _decoded(content: bytes | None, kind: type[T]) -> T | None:
+    if content is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(content, type=kind)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def _has_body(outcome: Outcome, body: Path | None) -> bool:
+    if body is None:
+        return outcome.body is not None
+    try:
+        return body.stat().st_size == outcome.body_size
+    except OSError:
+        return False
+
+
+def _key(lease: Lease) -> Key:
+    return Key(lease.task, lease.attempt, lease.token)

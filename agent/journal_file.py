@@ -64,7 +64,7 @@ class Row(NamedTuple):
     Attributes:
         offer: None where the row was written after the one with the offer was lost.
         body: Name of the file that the outcome's body is in.
-        age: Seconds.
+        age: Seconds, as of the last `JournalFile.grow_older`.
     """
 
     key: Key
@@ -163,14 +163,7 @@ class JournalFile:
         database = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
         try:
             self.path.chmod(0o600)
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise NewerVersion("it was written by a newer version of fernd")
-            database.execute(_SCHEMA)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
+            _prepare(database)
             rows = database.execute("SELECT task, attempt, token, offer, outcome, body, age FROM attempt").fetchall()
         except BaseException:
             database.close()
@@ -195,6 +188,17 @@ class JournalFile:
         for file in older[:-SET_ASIDE_KEPT]:
             for suffix in ("", "-wal", "-shm"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise NewerVersion("it was written by a newer version of fernd")
+    database.execute(_SCHEMA)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -25,9 +25,10 @@ CONNECT_SECONDS = 15.0
 LEAVE_SECONDS = 5.0
 """Time to send what waits, and the goodbye."""
 
+_REMOVED = 403
 _REFUSALS = {
     401: "the dispatcher does not know this node's credential; `fernd agent join` gets a new one",
-    403: "this node was removed; its owner can restore it, or it joins again with `fernd agent join`",
+    _REMOVED: "this node was removed; its owner can restore it, or it joins again with `fernd agent join`",
     404: "the dispatcher does not know this node; it joins with `fernd agent join`",
 }
 
@@ -74,6 +75,7 @@ class Link:
         self._random = random
         self._turn = 0
         self._session: Session | None = None
+        self._heard_ns: int | None = None
         self._leaving = False
         self._said = ""
         self._log = structlog.get_logger()
@@ -88,6 +90,13 @@ class Link:
     def url(self) -> str:
         """Base address of the dispatcher in use, or to be tried next."""
         return self._urls[self._turn % len(self._urls)]
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since the dispatcher was heard, in this session or an earlier one; None if it never was."""
+        heard_ns = self._session.heard_ns if self._session is not None else None
+        heard_ns = heard_ns if heard_ns is not None else self._heard_ns
+        return (self._monotonic_ns() - heard_ns) / 1e9 if heard_ns is not None else None
 
     def send(self, message: NodeMessage) -> bool:
         """Let a message leave with the next frame; False, and nothing happens, without a session."""
@@ -158,6 +167,8 @@ class Link:
         except aiohttp.WSServerHandshakeError as error:
             said = _REFUSALS.get(error.status, f"the dispatcher answered {error.status}")
             wait = retry_after(error.headers.get("Retry-After") if error.headers else None)
+            if error.status == _REMOVED:
+                self._node.removed()
             return _Ended(said, retry_after=wait, refused=error.status in _REFUSALS)
         except TimeoutError:
             return _Ended(f"no connection within {CONNECT_SECONDS:g} s")
@@ -170,6 +181,7 @@ class Link:
         try:
             over = await self._session.run()
         finally:
+            self._heard_ns = self._session.heard_ns or self._heard_ns
             self._session = None
         return _Ended(over.reason, over.lived, over.retry_after)
 

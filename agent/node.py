@@ -12,7 +12,6 @@ import asyncio
 import random as _random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -25,14 +24,14 @@ import structlog
 from agent import __version__
 from agent.admission import Permits, capacity
 from agent.assignments import Assignments
-from agent.attempt import Work
 from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.capabilities import MIB, Machine
 from agent.config import AgentConfig
 from agent.engine_watch import EngineWatch, Host
 from agent.invocation import Report
-from agent.journal import Journal, JournalError
+from agent.journal import Journal, Kept
+from agent.journal_watch import JournalWatch
 from agent.link import CONNECT_SECONDS, Link
 from agent.protocol import (
     Capabilities,
@@ -44,15 +43,16 @@ from agent.protocol import (
     NodeHello,
     Offer,
 )
+from agent.shutdown import Shutdown
+from agent.status import NodeStatus, Orphan, PermitStatus, SpoolStatus
+from agent.workplace import Work
 
 LOOK_SECONDS = 5.0
-"""Between two looks at the journal, and at what is overdue."""
+"""Between two looks at what is overdue."""
 
-ABORT_SECONDS = 10.0
-"""Aborted work gets so long to end, beyond `containers.stop_grace`."""
-
-Begin: TypeAlias = Callable[[Offer, bytes | Path, Report, int], Work]
-"""Makes the work of an offer: its input, who hears how far it is, and the bytes that its answer may have."""
+Begin: TypeAlias = Callable[[Offer, bytes | Path, Report, int, bool], Work]
+"""Makes the work of an offer: its input, who hears how far it is, the bytes that its answer may have, and whether
+the container of an earlier run of the agent works for it already."""
 
 
 class Phase(StrEnum):
@@ -112,18 +112,17 @@ class Node:
         self._assignments: Assignments | None = None
         self._availability = Availability({"engine": "the engine is not found yet"}, self._availability_changed)
         self._engine = EngineWatch(host, ask_engine, self._availability, random)
-        self._journal = Journal(data_dir)
-        self._result_limit = 0
+        self._journal = Journal(data_dir, config.journal, wall=wall, monotonic=monotonic)
+        self._journal_watch = JournalWatch(self._journal, self._availability)
+        self._result_limit = config.journal.max_bytes
+        """Bytes that an answer may have: until a dispatcher says it, what can be kept."""
         self._told: tuple[list[str], list[str]] = ([], [])
         """Images and warm revisions that the dispatcher knows of."""
-        self._drain_asked = asyncio.Event()
-        self._abort_asked = asyncio.Event()
+        self._shutdown = Shutdown(config.stop.grace_period, config.containers.stop_grace)
 
     def stop(self) -> None:
         """Drain and end; asked a second time: abort and end."""
-        if self._drain_asked.is_set():
-            self._abort_asked.set()
-        self._drain_asked.set()
+        self._shutdown.ask()
 
     async def run(self) -> None:
         """Be a node until `stop`.
@@ -134,16 +133,29 @@ class Node:
         """
         structlog.contextvars.bind_contextvars(node=self._node_id)
         self._log.info("node starts", version=__version__, dispatchers=self._dispatchers)
-        kept = await self._journal.open()
         # No total: it would count for a session too. Everything else says its own.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as http:
             try:
-                self._link, self._assignments = self._make_parts(http)
-                self._assignments.restore(kept)
-                await self._run_loops(self._link, self._assignments)
+                kept = await self._open_journal()
+                if kept is not None:
+                    self._link, self._assignments = self._make_parts(http)
+                    self._assignments.restore(kept)
+                    await self._run_loops(self._link, self._assignments)
             finally:
                 await self._end()
+
+    async def _open_journal(self) -> list[Kept] | None:
+        """Give what is left in the journal; None where the node is stopped before it can be opened."""
+        opening = asyncio.create_task(self._journal_watch.open())
+        stopped = asyncio.create_task(self._shutdown.asked.wait())
+        try:
+            await asyncio.wait([opening, stopped], return_when=asyncio.FIRST_COMPLETED)
+            return opening.result() if opening.done() else None
+        finally:
+            for task in (opening, stopped):
+                task.cancel()
+            await asyncio.gather(opening, stopped, return_exceptions=True)
 
     def _make_parts(self, http: aiohttp.ClientSession) -> tuple[Link, Assignments]:
         link = Link(
@@ -157,12 +169,15 @@ class Node:
             self._availability,
             capabilities=self._capabilities_now,
             privileged_images=self._config.containers.privileged_images,
-            begin=lambda offer, body, report: self._begin(offer, body, report, self._result_limit),
+            begin=self._begin_work,
             send=link.send,
             gave_back=self._engine.attempt_given_back,
             monotonic=self._monotonic,
         )
         return link, assignments
+
+    def _begin_work(self, offer: Offer, body: bytes | Path, report: Report, *, readopt: bool) -> Work:
+        return self._begin(offer, body, report, self._result_limit, readopt)
 
     # Control loops
 
@@ -173,7 +188,7 @@ class Node:
             "stop": self._stop_when_asked(link, assignments, running),
             "link": link.run(),
             "engine": self._engine.run(found=self._engine_found),
-            "journal": self._watch_journal(),
+            "journal": self._journal_watch.run(looked=assignments.drop_aged),
             "overdue": self._watch_overdue(link, assignments),
         }
         async with asyncio.TaskGroup() as group:
@@ -190,18 +205,8 @@ class Node:
     def _engine_found(self) -> None:
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
+        self._parts.engine_found(self._host.readopt)
         self._log.info("node is ready", capabilities=self._capabilities_now(), free=self._permits.free)
-
-    async def _watch_journal(self) -> NoReturn:
-        """Take no work while the journal cannot be written, and find out when it can be again."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            if self._journal.failure:
-                self._availability.block("journal", self._journal.failure)
-                with suppress(JournalError):
-                    await self._journal.probe()
-            if not self._journal.failure:
-                self._availability.clear("journal")
 
     async def _watch_overdue(self, link: Link, assignments: Assignments) -> NoReturn:
         while True:
@@ -209,51 +214,68 @@ class Node:
             if link.is_open:
                 assignments.look_for_overdue()
 
+    # What whoever sits at the machine asks
+
+    def status(self) -> NodeStatus:
+        """Say how the node is, whether there is a dispatcher or not."""
+        link, attempts = self._link, list(self._assignments or ())
+        silence = link.silence if link is not None else None
+        return NodeStatus(
+            node=self._node_id,
+            version=__version__,
+            phase=self.phase,
+            available=self._availability.available,
+            reason=self._availability.reason,
+            dispatcher=link.url if link is not None else self._dispatchers[0],
+            connected=link is not None and link.is_open,
+            last_contact=round(silence, 1) if silence is not None else None,
+            round_trip=link.round_trips.median_ms if link is not None else None,
+            clock_offset=link.round_trips.clock_offset_ms if link is not None else None,
+            permits=_status_of(self._permits),
+            tasks=[attempt.status for attempt in attempts],
+            warm=list(self._host.warm()),
+            spool=SpoolStatus(
+                attempts=self._journal.count,
+                finished=sum(attempt.held.finished for attempt in attempts),
+                bytes=self._journal.bytes,
+                max_bytes=self._journal.config.max_bytes,
+            ),
+        )
+
+    def drain(self) -> None:
+        """Finish what runs and begin nothing new, from now until the agent is started again."""
+        if self.phase in {Phase.STARTING, Phase.READY}:
+            self.phase = Phase.DRAINING
+            self._log.info("node drains, as was asked for on this machine")
+        self._availability.block("draining", "drained on the machine itself")
+        if self._assignments is not None:
+            self._assignments.drain()
+
+    async def gc(self, *, dry_run: bool) -> list[Orphan]:
+        """Remove what is left behind, or only list it: containers, networks, volumes, and files of bodies.
+
+        Raises:
+            EngineUnavailable: The engine does not answer; the files are removed all the same.
+        """
+        parts = self._assignments
+        files = await self._journal.strays(parts.uses) if parts is not None else []
+        if not dry_run:
+            for file in files:
+                await asyncio.to_thread(file.unlink, missing_ok=True)
+        strays = [Orphan("file", str(file), "no attempt needs it") for file in files]
+        return strays + list(await self._host.gc(dry_run=dry_run))
+
     # Stopping
 
     async def _stop_when_asked(self, link: Link, assignments: Assignments, loops: list[asyncio.Task[None]]) -> None:
         """Drain when asked, and end the other control loops."""
-        await self._drain_asked.wait()
-        await self._drain(link, assignments)
+        await self._shutdown.asked.wait()
+        self.phase = Phase.DRAINING
+        self._availability.block("draining", "draining")
+        await self._shutdown.run(link, assignments)
         for loop in loops:
             if loop is not asyncio.current_task():
                 loop.cancel()
-
-    async def _drain(self, link: Link, assignments: Assignments) -> None:
-        """Finish what runs and deliver it, within the grace period; then say goodbye."""
-        self.phase = Phase.DRAINING
-        grace = self._config.stop.grace_period
-        self._log.info("node drains", running=assignments.running, grace_period=grace)
-        self._availability.block("draining", "draining")
-        assignments.drain()
-        if await self._in_time(assignments.until_empty(), grace):
-            await link.leave("drained", goodbye=True)
-            return
-        await self._abort(assignments)
-        # What was given back, and outcomes that came in time, leave with the session's last frames. Without
-        # a goodbye, which would say that nothing is held, if the dispatcher has not acknowledged them all.
-        await link.leave("aborted", goodbye=not len(assignments))
-
-    async def _abort(self, assignments: Assignments) -> None:
-        self._log.warning("node aborts what runs", running=assignments.running)
-        assignments.abort()
-        limit = self._config.containers.stop_grace + ABORT_SECONDS
-        try:
-            async with asyncio.timeout(limit):
-                await assignments.until_idle()
-        except TimeoutError:
-            self._log.error("work did not end when it was told to", running=assignments.running)
-
-    async def _in_time(self, work: Coroutine[Any, Any, None], seconds: float) -> bool:
-        """Say whether work was done before its time was over and before an abort was asked for."""
-        tasks = [asyncio.create_task(work), asyncio.create_task(self._abort_asked.wait())]
-        try:
-            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return tasks[0].done()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
 
     async def _end(self) -> None:
         """Leave nothing behind: no task, no container, no open file."""
@@ -287,6 +309,7 @@ class Node:
             load=Load(psutil.cpu_percent(), psutil.virtual_memory().available // MIB, self._parts.running),
             available=self._availability.available,
             reason=self._availability.reason,
+            clock_offset=self._link.round_trips.clock_offset_ms if self._link is not None else None,
             images=images if images != known_images else None,
             warm=warm if warm != known_warm else None,
         )
@@ -294,12 +317,21 @@ class Node:
     def opened(self, hello: DispatcherHello) -> None:
         """Go by the dispatcher's hello."""
         self._result_limit = hello.result_limit
+        self._availability.clear("removed")
         self._log.info("session began", dispatcher=hello.version, keep=len(hello.keep), abandon=len(hello.abandon))
         self._parts.session_opened(hello)
 
     def received(self, message: DispatcherMessage) -> None:
         """Take a message that concerns work."""
         self._parts.received(message)
+
+    def removed(self) -> None:
+        """Hear that the account does not want this node any more: its tasks are others' now.
+
+        Outcomes stay, for the node may be restored.
+        """
+        self._availability.block("removed", "this node was removed from its account")
+        self._parts.abort()
 
     @property
     def _parts(self) -> Assignments:
@@ -314,3 +346,15 @@ class Node:
         if self._link is not None and self._assignments is not None:
             self._link.send(CreditNotice(self._assignments.credit()))
             self._link.beat_now()
+
+
+def _status_of(permits: Permits) -> PermitStatus:
+    free, capacity = permits.free, permits.capacity
+    return PermitStatus(
+        free_cpus=free.cpus,
+        held_cpus=(capacity.millicpus - free.millicpus) / 1000,
+        free_memory=free.memory,
+        held_memory=capacity.memory - free.memory,
+        free_slots=free.slots,
+        held_slots=capacity.slots - free.slots,
+    )

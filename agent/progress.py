@@ -62,6 +62,11 @@ class ProgressReport:
         self._pulled = (done, total)
         self.repeat()
 
+    @property
+    def shown(self) -> tuple[int | None, str]:
+        """What the function said last: percent and message."""
+        return self._percent, self._message
+
     def percent(self, percent: int, message: str) -> None:
         """Say how far the function is; the percentage never falls."""
         self._percent = max(self._percent or 0, min(100, max(0, percent)))

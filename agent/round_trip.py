@@ -10,6 +10,10 @@ KEPT = 31
 """Samples that count: five minutes of heartbeats."""
 
 
+CLOCK_SET_MS = 1000.0
+"""An offset that differs from the one before by more, and by more than its round trip, means a clock that was set."""
+
+
 class _Sample(NamedTuple):
     round_trip_ms: float
     offset_ms: float
@@ -20,6 +24,8 @@ class RoundTrips:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque(maxlen=KEPT)
+        self._offset_counts = 0
+        """So many of the last samples were measured since a clock was set."""
 
     def add(self, round_trip_ms: float, peer_wall_ms: float, wall_ms: float) -> None:
         """Take the answer to a heartbeat.
@@ -28,7 +34,13 @@ class RoundTrips:
             peer_wall_ms: The peer's clock in its answer.
             wall_ms: Our clock when the answer came.
         """
-        self._samples.append(_Sample(round_trip_ms, peer_wall_ms - (wall_ms - round_trip_ms / 2)))
+        sample = _Sample(round_trip_ms, peer_wall_ms - (wall_ms - round_trip_ms / 2))
+        if self._samples:
+            leap = abs(sample.offset_ms - self._samples[-1].offset_ms)
+            if leap > CLOCK_SET_MS + round_trip_ms + self._samples[-1].round_trip_ms:
+                self._offset_counts = 0
+        self._samples.append(sample)
+        self._offset_counts = min(self._offset_counts + 1, KEPT)
 
     @property
     def median_ms(self) -> float | None:
@@ -42,4 +54,4 @@ class RoundTrips:
         """How far the dispatcher's clock is ahead of ours, by the quickest round trip, which says it best."""
         if not self._samples:
             return None
-        return min(self._samples).offset_ms
+        return min(list(self._samples)[-self._offset_counts :]).offset_ms

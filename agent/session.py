@@ -51,6 +51,9 @@ class Node(Protocol):
     def received(self, message: DispatcherMessage) -> None:
         """Take a message that concerns work."""
 
+    def removed(self) -> None:
+        """Hear that the account does not want this node any more."""
+
 
 class SessionOver(Exception):
     """The session ended.
@@ -99,6 +102,8 @@ class Session:
         self._broken: SessionOver | None = None
         self._over = asyncio.Event()
         self.is_open = False
+        self.heard_ns: int | None = None
+        """When the last frame came, by the monotonic clock."""
 
     def send(self, message: NodeMessage) -> None:
         """Let a message leave with the next frame."""
@@ -213,6 +218,7 @@ class Session:
         except TimeoutError:
             raise SessionOver(f"nothing heard for {seconds:g} s", WSCloseCode.GOING_AWAY) from None
         if message.type is WSMsgType.BINARY:
+            self.heard_ns = self._monotonic_ns()
             try:
                 return decode_from_dispatcher(message.data)
             except FrameError as error:

@@ -30,6 +30,7 @@ SECTIONS = frozenset(
         "containers",
         "dispatcher",
         "images",
+        "journal",
         "limits",
         "log",
         "node",

@@ -4,10 +4,14 @@
        │          │          └────────────┴─── working ┴───────────┘                                     │
     DECLINED  GIVING_BACK ──> GIVEN_BACK                                                           ACKNOWLEDGED
 
+What an earlier run of the agent left begins as SPOOLED, as INTERRUPTED, from where it goes on as
+ACCEPTED if its container is still there, or as GIVING_BACK.
+
 What may be relied upon:
 
 - nothing begins before the accept is on disk, and where the offer is held, not before `Begun`;
-- an attempt has one ending: an outcome, a give-back, a decline or nothing (abandoned);
+- an attempt has one ending: an outcome, a give-back, a decline or nothing (abandoned); only where
+  the body of an outcome is lost before it could be uploaded, the attempt is given back after all;
 - after `Abandoned` no outcome is sent, and work that still runs is stopped first;
 - the permits are released once, when the work is over.
 
@@ -37,6 +41,8 @@ class State(StrEnum):
     """Accepted, but it must not begin yet."""
     ACCEPTED = "accepted"
     """Its input is fetched and its container looked for."""
+    INTERRUPTED = "interrupted"
+    """It ran when an earlier run of the agent ended, and may go on if the engine still has its container."""
     PULLING = "pulling"
     STARTING = "starting"
     RUNNING = "running"
@@ -130,6 +136,20 @@ class UploadRefused(Struct, frozen=True):
     """The dispatcher will not take the body: the lease is stale."""
 
 
+class BodyLost(Struct, frozen=True):
+    """The file with the body of the outcome is gone, or is damaged."""
+
+
+class Readopted(Struct, frozen=True):
+    """The container of an interrupted attempt is there: it goes on."""
+
+
+class NotReadopted(Struct, frozen=True):
+    """An interrupted attempt cannot go on."""
+
+    reason: str
+
+
 class SessionOpened(Struct, frozen=True):
     """There is a session again, and the dispatcher did not take the attempt away."""
 
@@ -171,6 +191,9 @@ Event: TypeAlias = (
     | Uploaded
     | UploadPostponed
     | UploadRefused
+    | BodyLost
+    | Readopted
+    | NotReadopted
     | SessionOpened
     | GiveBackSent
     | Overdue
@@ -264,6 +287,8 @@ def step(life: Life, event: Event) -> Step:
             return _offered(life, event)
         case State.HELD:
             return _held(life, event)
+        case State.INTERRUPTED:
+            return _interrupted(life, event)
         case State.ACCEPTED | State.PULLING | State.STARTING | State.RUNNING | State.ABORTING:
             return _working(life, event)
         case State.ABANDONING:
@@ -306,6 +331,20 @@ def _held(life: Life, event: Event) -> Step:
             return life, ()
 
 
+def _interrupted(life: Life, event: Event) -> Step:
+    match event:
+        case Readopted():
+            return _to(life, State.ACCEPTED, StartWork())
+        case NotReadopted(reason):
+            return _give_back(life, reason, started=True)
+        case Aborted():
+            return _give_back(life, "drained", started=True)
+        case Abandoned():
+            return _to(life, State.ABANDONED, ReleasePermit(), Forget())
+        case _:
+            return life, ()
+
+
 def _working(life: Life, event: Event) -> Step:
     match event:
         case PhaseEntered(phase) if life.state is not State.ABORTING:
@@ -341,6 +380,9 @@ def _delivering(life: Life, event: Event) -> Step:
             return _deliver(replace(life, upload=False))
         case State.UPLOADING, UploadPostponed():
             return _to(life, State.SPOOLED)
+        case State.UPLOADING, BodyLost():
+            lost = KeepGiveBack("the result was lost on the node's disk", started=True)
+            return _to(life, State.GIVING_BACK, lost, SendGiveBack())
         case State.SPOOLED, SessionOpened() | Overdue():
             return _deliver(life)
         case State.SPOOLED, Acknowledged():

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
-from agent import settings
 from agent.cli import render
+from agent.cli.agent_settings import NotSetUp, config_option, data_dir_option, load_settings
 from agent.cli.errors import Failed, Unreachable
+from agent.cli.local import drain, gc, status
 from agent.cli.options import as_json_option
-from agent.config import AgentConfig, default_data_dir
 from agent.identity import IdentityError
-from agent.settings import SettingsError
-
-EXIT_USAGE = 2
-
-
-config_option = click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"Settings; by default all of {settings.CONFIG_DIR}/*.toml.",
-)
-data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the node's identity and journal are kept; by default in $XDG_STATE_HOME/fernd.",
-)
-
-
-class NotSetUp(Failed):
-    """The settings, or the lack of them, do not let the agent run."""
-
-    exit_code = EXIT_USAGE
 
 
 @click.group(invoke_without_command=True, epilog="Example: fernd agent --config /etc/fernd/agent.toml")
@@ -51,7 +29,7 @@ def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Non
     ctx.obj = (config, data_dir)
     if ctx.invoked_subcommand is not None:
         return
-    loaded, directory = _settings(config, data_dir)
+    loaded, directory = load_settings(config, data_dir)
     from agent import daemon  # noqa: PLC0415 - the daemon and all that it needs only when it runs
 
     try:
@@ -61,6 +39,10 @@ def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Non
     except IdentityError as error:
         raise Failed(str(error)) from None
     sys.exit(code)
+
+
+for command in (status, drain, gc):
+    agent.add_command(command)
 
 
 @agent.command(
@@ -88,7 +70,9 @@ def join(  # noqa: PLR0917 - click passes by name
     id and gets a new credential.
     """
     outer_config, outer_data_dir = ctx.obj
-    loaded, directory = _settings(config or outer_config, data_dir or outer_data_dir, {"node.description": description})
+    loaded, directory = load_settings(
+        config or outer_config, data_dir or outer_data_dir, {"node.description": description}
+    )
     from agent import join as joining  # noqa: PLC0415 - brings aiohttp
 
     addresses = _addresses(urls)
@@ -106,17 +90,6 @@ def join(  # noqa: PLR0917 - click passes by name
         render.document({"id": node.id, "dispatchers": node.dispatchers, "dataDir": str(directory)})
     else:
         click.echo(f"joined as {node.id}; `fernd agent --data-dir {directory}` runs it")
-
-
-def _settings(
-    config: Path | None, data_dir: Path | None, flags: dict[str, object] | None = None
-) -> tuple[AgentConfig, Path]:
-    files = [config] if config else settings.default_files()
-    try:
-        loaded = settings.load(AgentConfig, files, os.environ, {"node.data_dir": data_dir} | (flags or {}))
-    except SettingsError as error:
-        raise NotSetUp("\n       ".join(error.problems)) from None
-    return loaded, (loaded.node.data_dir or default_data_dir(os.environ, Path.home())).absolute()
 
 
 def _addresses(urls: str) -> list[str]:

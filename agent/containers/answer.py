@@ -56,6 +56,13 @@ class AnswerBody:
         """Look at the body so far; None where it is in a file."""
         return bytes(self._memory) if self._file is None else None
 
+    async def start_over(self) -> None:
+        """Forget what was collected, and collect anew."""
+        await self.discard()
+        self._file = None
+        self._hash = hashlib.sha256()
+        self.size = 0
+
     async def discard(self) -> None:
         """Forget what was collected. May be called again."""
         self._memory.clear()

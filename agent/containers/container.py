@@ -11,23 +11,27 @@ import structlog
 
 from agent.containers.engine import Attachment, Engine, EngineError, EngineUnavailable, Inspection, NotFound
 from agent.containers.oom import OomCounter
-from agent.containers.output import Demultiplexer, Stream
+from agent.containers.output import Stream
 from agent.containers.reach import Door
 from agent.containers.spec import ContainerSpec
+from agent.containers.streams import Attached, FromLog, OutputLost, Source
 
 log = structlog.get_logger()
 
 Sink = Callable[[Stream, bytes], Awaitable[None]]
+StartOver = Callable[[], Awaitable[None]]
 
-ENGINE_PATIENCE = 30.0
+ENGINE_PATIENCE = 90.0
 """Seconds that the engine may be away before a container whose stream ended counts as lost."""
+
+SLOW_SECONDS = 1.0
+"""An engine that takes longer to answer was away: where systemd holds its socket, calls wait for its return."""
 
 SETTLE_SECONDS = 0.003
 """After so long without output, what the function wrote before its answer has arrived."""
 
 SETTLE_AT_MOST = 0.05
 
-_READ = 64 * 1024
 _FIRST_LOOK = 0.005
 _SLOWEST_LOOK = 1.0
 
@@ -52,9 +56,12 @@ class Container:
     Attributes:
         state: What it does for us.
         ended: Set when it has ended, or when nothing can be known of it any more.
+        in_sight: Not set while its streams are broken and the engine does not say how it stands.
         last: How it ended; None where it was gone before we could look.
-        lost: The engine stayed away for `ENGINE_PATIENCE`; nothing is known.
-        disturbed: The engine was away for a while, and output may be missing.
+        lost: What it did cannot be known any more: the engine stayed away for `ENGINE_PATIENCE`, or came back
+            without what a job wrote, or may have kept a part of a job's input to itself.
+        disturbed: It ended while the engine was away, which may be what ended it.
+        fed: A job has its whole input, even if the engine ends.
         signals: How many signals we sent it.
         idle_since: Monotonic time at which it became idle.
     """
@@ -67,9 +74,12 @@ class Container:
         self.lock = asyncio.Lock()
         self.state = State.STARTING
         self.ended = asyncio.Event()
+        self.in_sight = asyncio.Event()
+        self.in_sight.set()
         self.last: Inspection | None = None
         self.lost = False
         self.disturbed = False
+        self.fed = False
         self.signals = 0
         self.idle_since = 0.0
         self.door: Door | None = None
@@ -78,17 +88,26 @@ class Container:
         self._engine = engine
         self._monotonic = monotonic
         self._sink: Sink | None = None
+        self._start_over: StartOver | None = None
         self._listener: asyncio.Task[None] | None = None
         self._wrote_at: float | None = None
 
     def listen(self, attachment: Attachment, when_ended: Callable[[Container], None]) -> None:
         """Read the streams from now on, and notice the end."""
         self.attachment = attachment
-        self._listener = asyncio.create_task(self._listen(attachment, when_ended), name=f"listen {self.name}")
+        self._listen_to(Attached(attachment), when_ended)
 
-    def send_output(self, sink: Sink | None) -> None:
-        """Say where output goes from now on; None: nowhere."""
-        self._sink = sink
+    def listen_to_log(self, when_ended: Callable[[Container], None]) -> None:
+        """Read what a job has written so far and writes from now on, and notice the end."""
+        self._listen_to(None, when_ended)
+
+    def send_output(self, sink: Sink | None, start_over: StartOver | None = None) -> None:
+        """Say where output goes from now on; None: nowhere.
+
+        Args:
+            start_over: Awaited before all output of a job comes from its beginning again.
+        """
+        self._sink, self._start_over = sink, start_over
 
     async def settle(self, first: bool) -> None:
         """Wait until what the function wrote before its answer has most likely arrived.
@@ -123,41 +142,109 @@ class Container:
         if self.door is not None:
             self.door.close()
 
-    async def _listen(self, attachment: Attachment, when_ended: Callable[[Container], None]) -> None:
-        frames = Demultiplexer()
-        try:
-            while piece := await attachment.reader.read(_READ):
-                self._wrote_at = self._monotonic()
-                for stream, payload in frames.feed(piece):
-                    if self._sink is not None:
-                        await self._sink(stream, payload)
-        except OSError as error:
-            log.debug("stream broke", container=self.name, reason=str(error))
-        await self._look_for_the_end()
+    def _listen_to(self, source: Source | None, when_ended: Callable[[Container], None]) -> None:
+        self._listener = asyncio.create_task(self._listen(source, when_ended), name=f"listen {self.name}")
+
+    async def _listen(self, source: Source | None, when_ended: Callable[[Container], None]) -> None:
+        """Read what the container writes until it has ended.
+
+        The end of a source is only a sign: a function may close its streams and go on, and an engine that is
+        started anew closes all streams. When it is back, a server is attached to anew. Of a job no byte may be
+        missing, and so everything is read from its log: as it grows, and once more when it is complete.
+
+        Args:
+            source: None: there is none yet.
+        """
+        job, whole = self.spec.mode == "job", source is not None
+        while True:
+            if source is not None:
+                await self._read(source)
+            self.in_sight.clear()
+            away = await self._look(until_seen=source is None)
+            if self.lost or self.last is None:
+                break
+            self.disturbed = self.disturbed or (away and not self.last.running)
+            whole = whole and not away
+            if not self.last.running and (whole or not job):
+                break
+            if away and job and not self.fed:
+                self.lost = True
+                break
+            source = await self._open_again(follow=self.last.running)
+            if source is not None:
+                self.in_sight.set()
+            whole = job and source is not None and not self.last.running
         self.ended.set()
+        self.in_sight.set()
         when_ended(self)
 
-    async def _look_for_the_end(self) -> None:
-        """Wait for the end, of which the end of the stream is only a sign.
+    async def _read(self, source: Source) -> None:
+        try:
+            while output := await source.read():
+                self._wrote_at = self._monotonic()
+                for stream, payload in output:
+                    if self._sink is not None:
+                        await self._sink(stream, payload)
+        except (OSError, EngineUnavailable) as error:
+            log.debug("stream broke", container=self.name, reason=str(error))
+        except OutputLost as error:
+            log.warning("output lost", container=self.name, reason=str(error))
+            self.lost = True
+        finally:
+            await source.close()
 
-        A function may close its streams and go on, and an engine that starts anew closes all streams.
+    async def _look(self, until_seen: bool) -> bool:
+        """Wait for the end, or until an engine that was away is back; say whether it was away.
+
+        Args:
+            until_seen: Wait no longer than until the engine says how the container stands.
         """
-        wait = _FIRST_LOOK
+        wait, away = _FIRST_LOOK, False
         last_heard = self._monotonic()
-        while True:
+        while not self.lost:
+            asked = self._monotonic()
             try:
                 self.last = await self._engine.inspect(self.name)
                 last_heard = self._monotonic()
-                if not self.last.running:
-                    return
+                away = away or (last_heard - asked > SLOW_SECONDS and not await self._engine.remembers(self.last.id))
+                if away or until_seen or not self.last.running:
+                    break
+                self.in_sight.set()
             except NotFound:
                 self.last = None
-                return
+                break
             except (EngineError, EngineUnavailable) as error:
-                self.disturbed = True
+                away = True
+                self.in_sight.clear()
                 if self._monotonic() - last_heard > ENGINE_PATIENCE:
                     self.lost = True
                     log.warning("container lost sight of", container=self.name, reason=str(error))
-                    return
             await asyncio.sleep(wait)
             wait = min(wait * 2, _SLOWEST_LOOK)
+        return away
+
+    async def _open_again(self, follow: bool) -> Source | None:
+        """Take hold of the output anew; None where that did not work this time.
+
+        Args:
+            follow: The container runs.
+        """
+        try:
+            if self.spec.mode == "job":
+                logged = FromLog(await self._engine.logged(self.name, follow), complete=not follow)
+                if self._start_over is not None:
+                    await self._start_over()
+                return logged
+            self.attachment = await self._engine.attach(self.name)
+            if not (await self._engine.inspect(self.name)).running:
+                return None  # a stream of what has ended already would never end
+        except EngineUnavailable as error:
+            log.info("output not attached again", container=self.name, reason=str(error))
+            await asyncio.sleep(_SLOWEST_LOOK)
+            return None
+        except EngineError as error:
+            # It is gone, or it is paused; such a one is not worth waiting for.
+            log.info("output not attached again", container=self.name, reason=error.message)
+            self.lost = True
+            return None
+        return Attached(self.attachment)

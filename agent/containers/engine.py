@@ -19,13 +19,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, TypeVar
 
 import docker
 import docker.errors
 import docker.utils
 import requests
-from msgspec import Struct
+
+from agent.containers.engine_log import Logged
+from agent.containers.engine_values import EngineError, EngineUnavailable, Facts, Image, Inspection, Listed, NotFound
+
+__all__ = [
+    "Attachment",
+    "Engine",
+    "EngineError",
+    "EngineUnavailable",
+    "Facts",
+    "Image",
+    "Inspection",
+    "Listed",
+    "Logged",
+    "NotFound",
+    "Pull",
+]
 
 CALL_SECONDS = 30.0
 """Time limit of a call that has none of its own."""
@@ -40,86 +57,12 @@ STALL_SECONDS = 60.0
 """A pull that says nothing for so long is given up."""
 
 THREADS = 8
+URGENT_THREADS = 2
+"""For signals, which must not wait behind slow starts."""
+
 PULLS = 3
 
 T = TypeVar("T")
-
-
-class EngineUnavailable(Exception):
-    """The engine does not answer. What became of the call is not known."""
-
-
-class EngineError(Exception):
-    """The engine answered that it will not.
-
-    Attributes:
-        status: Its HTTP status; 0 where the error came within a stream.
-        message: Its words. They may name paths of this machine.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-class NotFound(EngineError):
-    """There is no such container, image or network."""
-
-
-class Facts(Struct, frozen=True):
-    """What the engine is.
-
-    Attributes:
-        arch: As the kernel names it, such as ``x86_64``.
-        cgroup: Version of the kernel's control groups, 1 or 2.
-        cpus: CPUs of the engine's machine.
-        runtimes: Names of the OCI runtimes that it knows.
-    """
-
-    version: str
-    arch: str
-    system: str
-    cgroup: int
-    cpus: int
-    runtimes: tuple[str, ...]
-
-
-class Image(Struct, frozen=True):
-    """What an image says of itself. `volumes` are the paths that it would have volumes for."""
-
-    id: str
-    user: str
-    volumes: tuple[str, ...]
-
-
-class Inspection(Struct, frozen=True):
-    """How a container stands.
-
-    Attributes:
-        running: It has not ended; also true while it is paused.
-        pid: Its first process as the engine's machine numbers it; 0 when it does not run.
-        addresses: Network name to the container's address there.
-        ports: Port inside to the port of the host that leads to it.
-    """
-
-    id: str
-    name: str
-    running: bool
-    paused: bool
-    exit_code: int
-    oom_killed: bool
-    pid: int
-    addresses: Mapping[str, str]
-    ports: Mapping[int, int]
-
-
-class Listed(Struct, frozen=True):
-    """A container as a list shows it."""
-
-    id: str
-    name: str
-    labels: Mapping[str, str]
 
 
 class Attachment:
@@ -155,10 +98,19 @@ class Pull:
 
 
 class Engine:
-    """The engine that ``DOCKER_HOST`` names, or the one at Docker's usual socket."""
+    """The engine that ``DOCKER_HOST`` names, or the one at Docker's usual socket.
+
+    Attributes:
+        in_doubt: Set when a call found that the engine does not answer, for whoever watches over it.
+        live_restore: Containers go on while the engine is restarted.
+    """
 
     def __init__(self) -> None:
+        self.in_doubt = asyncio.Event()
+        self.live_restore = False
+        self._address = ""
         self._threads = ThreadPoolExecutor(THREADS, "engine")
+        self._urgent = ThreadPoolExecutor(URGENT_THREADS, "engine-urgent")
         self._pulls = ThreadPoolExecutor(PULLS, "engine-pull")
         self._client: docker.APIClient | None = None
         self._pull_client: docker.APIClient | None = None
@@ -173,6 +125,8 @@ class Engine:
         if where.get("tls") or not str(where.get("base_url", "unix://")).startswith(("unix://", "tcp://")):
             raise EngineUnavailable("DOCKER_HOST must name a unix socket or a plain TCP address of a local engine")
 
+        self._address = str(where.get("base_url") or "unix:///var/run/docker.sock")
+
         def connect() -> dict[str, Any]:
             self._close_clients()
             self._client = docker.APIClient(**where, version="auto", timeout=int(START_SECONDS), num_pools=THREADS)
@@ -182,6 +136,7 @@ class Engine:
             return dict(self._client.info())
 
         info = await self._in_thread(connect)
+        self.live_restore = bool(info.get("LiveRestoreEnabled"))
         if info["OSType"] != "linux":
             raise EngineUnavailable(f"the engine runs {info['OSType']} containers, and fernd needs Linux ones")
         return Facts(
@@ -193,9 +148,13 @@ class Engine:
             runtimes=tuple(info.get("Runtimes") or ()),
         )
 
+    async def now(self) -> float:
+        """Give the time of the engine's own clock in epoch seconds."""
+        return _seconds((await self._call(lambda client: client.info()))["SystemTime"])
+
     async def close(self) -> None:
         """Let go of the connections. Calls under way end by their own limits."""
-        for threads in (self._threads, self._pulls):
+        for threads in (self._threads, self._urgent, self._pulls):
             threads.shutdown(wait=False, cancel_futures=True)
         self._close_clients()
 
@@ -304,6 +263,23 @@ class Engine:
         reader, writer = await asyncio.open_connection(sock=raw, limit=64 * 1024)
         return Attachment(reader, writer)
 
+    async def logged(self, container: str, follow: bool) -> Logged:
+        """Read what a container wrote from its beginning.
+
+        Each entry has a blank before it, which shows the empty ones too: see `streams.FromLog`.
+
+        Args:
+            follow: Go on with what it writes, until it ends.
+
+        Raises:
+            NotFound: It is gone.
+        """
+        try:
+            return await Logged.open(self._address, _given(self._client).api_version, container, follow)
+        except EngineUnavailable:
+            self.in_doubt.set()
+            raise
+
     async def start(self, container: str) -> None:
         """Start a container that was created."""
         await self._call(lambda client: client.start(container), limit=START_SECONDS)
@@ -319,7 +295,8 @@ class Engine:
     async def kill(self, container: str, signal: str) -> None:
         """Send a signal to a container that runs; one that ended is passed over."""
         with contextlib.suppress(EngineError):
-            await self._call(lambda client: client.kill(container, signal))
+            client = _given(self._client)
+            await self._in_thread(lambda: client.kill(container, signal), self._urgent, EVIDENCE_SECONDS)
 
     async def pause(self, container: str) -> None:
         """Freeze a container."""
@@ -342,21 +319,30 @@ class Engine:
     async def containers(self, label: str) -> list[Listed]:
         """List all containers with a label, given as ``name=value``, whether they run or not."""
         found = await self._call(lambda client: client.containers(all=True, filters={"label": [label]}))
-        return [Listed(each["Id"], each["Names"][0].lstrip("/"), dict(each["Labels"])) for each in found]
+        return [
+            Listed(each["Id"], each["Names"][0].lstrip("/"), dict(each["Labels"] or {}), float(each["Created"]))
+            for each in found
+        ]
 
-    async def signals(self, container: str) -> int:
+    async def signals(self, container: str) -> int | None:
         """Count the signals that were sent to a container through the engine, by whomever.
 
-        The engine keeps its last 256 events only.
+        None where the engine does not remember the container's start: it was restarted since, or has
+        forgotten it, for it keeps its last 256 events only.
         """
 
-        def run(client: docker.APIClient) -> int:
+        def run(client: docker.APIClient) -> int | None:
             # Fractions of a second count, which the library's types do not know.
             now: Any = f"{time.time():.3f}"
-            filters = {"container": [container], "event": ["kill"]}
-            return sum(1 for _ in client.events(since=1, until=now, filters=filters, decode=True))
+            filters = {"container": [container], "event": ["start", "kill"]}
+            seen = [event["Action"] for event in client.events(since=1, until=now, filters=filters, decode=True)]
+            return seen.count("kill") if "start" in seen else None
 
         return await self._call(run, limit=EVIDENCE_SECONDS)
+
+    async def remembers(self, container: str) -> bool:
+        """Say whether the engine that answers now has surely been there since a container was started."""
+        return await self.signals(container) is not None
 
     # networks
 
@@ -372,6 +358,28 @@ class Engine:
         except NotFound:
             return False
         return True
+
+    async def networks(self, label: str) -> list[Listed]:
+        """List all networks with a label, given as ``name=value``."""
+        found = await self._call(lambda client: client.networks(filters={"label": [label]}))
+        return [
+            Listed(each["Id"], each["Name"], dict(each["Labels"] or {}), _seconds(each["Created"])) for each in found
+        ]
+
+    # volumes
+
+    async def volumes(self, label: str) -> list[Listed]:
+        """List all volumes with a label, given as ``name=value``."""
+        found = await self._call(lambda client: client.volumes(filters={"label": [label]}))
+        return [
+            Listed(each["Name"], each["Name"], dict(each["Labels"] or {}), _seconds(each.get("CreatedAt") or ""))
+            for each in found["Volumes"] or ()
+        ]
+
+    async def remove_volume(self, name: str) -> None:
+        """Remove a volume, if it is there."""
+        with contextlib.suppress(NotFound):
+            await self._call(lambda client: client.remove_volume(name))
 
     # calls
 
@@ -394,7 +402,11 @@ class Engine:
             async with asyncio.timeout(limit):
                 return await asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
         except TimeoutError:
+            self.in_doubt.set()
             raise EngineUnavailable(f"the engine did not answer within {limit:g} s") from None
+        except EngineUnavailable:
+            self.in_doubt.set()
+            raise
 
 
 @contextlib.contextmanager
@@ -443,8 +455,16 @@ def _count_layer(line: Mapping[str, Any], layers: dict[str, tuple[int, int]]) ->
     return True
 
 
+def _seconds(text: str) -> float:
+    """Read a time as the engine writes it, with up to nine digits after the point; 0 where it stands for none."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text)
+    if match is None or text.startswith("0001"):
+        return 0.0
+    return datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00")).timestamp() + float(match[2] or 0)
+
+
 def _inspection(found: Mapping[str, Any]) -> Inspection:
-    state = found["State"]
+    state, host = found["State"], found["HostConfig"]
     settings = found.get("NetworkSettings") or {}
     return Inspection(
         id=found["Id"],
@@ -464,4 +484,12 @@ def _inspection(found: Mapping[str, Any]) -> Inspection:
             for inside, outside in (settings.get("Ports") or {}).items()
             if outside
         },
+        labels=dict(found["Config"].get("Labels") or {}),
+        image=found["Config"]["Image"],
+        memory=(host.get("Memory") or 0) // (1024 * 1024),
+        network=host["NetworkMode"],
+        runtime=host.get("Runtime") or "",
+        privileged=bool(host.get("Privileged")),
+        started=_seconds(state["StartedAt"]),
+        finished=_seconds(state["FinishedAt"]) if not state["Running"] else 0.0,
     )

@@ -12,6 +12,7 @@ Exit code 137 says that SIGKILL ended the function, or a child of it, and nothin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 
 import structlog
@@ -52,18 +53,20 @@ async def death_of(engine: Engine, container: Container, patience: float) -> Dea
         patience: Seconds to wait for its end.
 
     Raises:
-        EngineUnavailable: The engine stayed away, and nothing is known.
+        EngineUnavailable: The engine stayed away, and nothing is known; or its own end may be what ended the
+            container.
     """
     # Before all else: the count goes when the container goes.
     kills = await container.oom.kills()
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             await container.ended.wait()
-    except TimeoutError:
+    # An engine that is away has most likely to do with it, and says so when it is back.
+    await container.in_sight.wait()
+    if not container.ended.is_set():
         kills = await container.oom.kills() or kills
         return Death("oom", "a process of the function was killed for lack of memory") if kills else None
-    if container.lost:
-        raise EngineUnavailable("the engine stayed away while the container ran")
+    await certain_of(engine, container)
     if container.last is None:
         return Death("external_kill", "the container was removed by somebody else")
     code = container.last.exit_code
@@ -74,6 +77,26 @@ async def death_of(engine: Engine, container: Container, patience: float) -> Dea
     if name := signal_name(code):
         return Death("crash", f"the function was ended by {name} (exit code {code})", code, name)
     return Death("crash", f"the function exited with code {code}", code)
+
+
+async def certain_of(engine: Engine, container: Container) -> None:
+    """See to it that a container's end is its own doing, and that nothing is missing.
+
+    An engine that ends takes its containers with it, unless it is set to let them live; some of them even end
+    with code 0 then. One that remembers the container's start was not restarted, and merely did not answer.
+
+    Raises:
+        EngineUnavailable: That is not certain.
+    """
+    if container.lost:
+        raise EngineUnavailable("what the container did is not known")
+    if container.disturbed and container.last is not None and not engine.live_restore:
+        try:
+            remembered = await engine.remembers(container.last.id)
+        except EngineError as error:
+            raise EngineUnavailable(error.message) from None
+        if not remembered:
+            raise EngineUnavailable("the engine was restarted while the container ran")
 
 
 def signal_name(exit_code: int) -> str:
@@ -103,7 +126,8 @@ async def _lacked_memory(engine: Engine, container: Container) -> bool:
 async def _signalled_by_others(engine: Engine, container: Container) -> bool:
     assert container.last is not None  # noqa: S101 - the caller looked
     try:
-        return await engine.signals(container.last.id) > container.signals
+        # An engine that has forgotten the start may have forgotten signals too: then nothing is claimed.
+        return (await engine.signals(container.last.id) or 0) > container.signals
     except (EngineError, EngineUnavailable) as error:
         log.info("signals not counted", container=container.name, reason=str(error))
         return False

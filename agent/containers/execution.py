@@ -117,6 +117,10 @@ class Execution:
         self._phase, self._phase_begun = phase, self.monotonic()
         self._report.phase(phase)
 
+    def add_to_phase(self, seconds: float) -> None:
+        """Count time of the phase that passed before it was entered here."""
+        self._phase_begun -= seconds
+
     async def image(self) -> Image:
         """Give the function's image, pulled if need be.
 
@@ -136,7 +140,7 @@ class Execution:
         self.enter("starting")
         self.cold = True
         try:
-            self.container = await self.host.start_container(self.revision, image, env, sink)
+            self.container = await self.host.start_container(self.offer, image, env, sink)
         except EngineError as error:
             self.started = False
             if _CANNOT_RUN.search(error.message):

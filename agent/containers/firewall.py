@@ -52,6 +52,8 @@ async def guard(bridge: str, outbound: bool) -> None:
     Raises:
         FirewallError: ``iptables`` is missing or may not be used.
     """
+    if await _stands(bridge):
+        return  # a function may be behind it, and must not be let out for a moment
     await remove(bridge)
     forward, own = _chains(bridge)
     rules = [
@@ -90,6 +92,16 @@ async def remove(bridge: str) -> None:
                 await _iptables(*command)
             except FirewallError as error:
                 log.debug("packet filter rule not removed", chain=chain, reason=str(error))
+
+
+async def _stands(bridge: str) -> bool:
+    """Say whether the rules are in place: what leads to a chain is put there last, when the chain is complete."""
+    try:
+        for parent, chain in zip(_PARENTS, _chains(bridge), strict=True):
+            await _iptables("-C", parent, "-i", bridge, "-j", chain)
+    except FirewallError:
+        return False
+    return True
 
 
 def _chains(bridge: str) -> tuple[str, str]:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import random as _random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
 from agent.config import ContainersConfig
+from agent.containers.adoption import FED_BYTES, Left, survey
 from agent.containers.container import Container, Sink
-from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image, Inspection
 from agent.containers.firewall import FirewallError
 from agent.containers.images import Images
+from agent.containers.marks import Marks
 from agent.containers.networks import Networks
-from agent.containers.orphans import remove_orphans
+from agent.containers.orphans import remove_files, remove_orphans
 from agent.containers.pool import Pool
 from agent.containers.probe import Probe, probe
 from agent.containers.reach import WAYS, Reach, Way
-from agent.containers.spec import ContainerSpec, EngineTraits, may_be_privileged
-from agent.protocol import Revision
+from agent.containers.spec import ContainerSpec, EngineTraits, attempt_label, may_be_privileged
+from agent.protocol import Offer
+from agent.status import Orphan
 
 log = structlog.get_logger()
 
 TEND_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
+"""Between two sweeps for orphans, on average."""
+
+CLAIM_SECONDS = 60.0
+"""A job that an earlier run of the agent began is kept so long for `ContainerHost.readopt`."""
 
 
 class Refused(Exception):
@@ -34,8 +43,9 @@ class Refused(Exception):
 class ContainerHost:
     """The containers of one node on one engine.
 
-    Life: `start` finds the engine, removes what an earlier run left, and learns by probes what can be done;
-    then invocations use `pool` and `image_store`; `stop` removes every container and network of this node.
+    Life: `start` finds the engine, takes up what an earlier run left and removes the rest of it, and learns by
+    probes what can be done; then invocations use `pool` and `image_store`, and `readopt` gives them jobs that were
+    left; `stop` removes every container and network of this node.
 
     Attributes:
         arch: The engine's architecture, such as ``x86_64``; empty before `start`.
@@ -43,6 +53,7 @@ class ContainerHost:
         engine: The engine.
         image_store: Its images.
         pool: The containers; there from `start` on.
+        marks: What is known of them across a crash.
     """
 
     def __init__(
@@ -51,28 +62,38 @@ class ContainerHost:
         node_id: str,
         memory_budget: int,
         pull_timeout: float = 600.0,
+        marks: Path | None = None,
+        *,
         monotonic: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = _random.random,
     ) -> None:
         """Make a host, that does nothing before `start`.
 
         Args:
             memory_budget: MiB that all containers together may have.
             pull_timeout: Seconds that the pull of an image may take.
+            marks: Directory for `Marks`; None: nothing is taken up after a crash.
         """
         self.config = config
         self.engine = Engine()
         self.image_store = Images(self.engine, pull_timeout)
         self.arch = ""
         self.internet = False
+        self.marks = Marks(marks)
         self._node_id = node_id
         self._memory_budget = memory_budget
         self._monotonic = monotonic
+        self._random = random
         self._networks = Networks(self.engine, node_id)
         self._traits = EngineTraits(cgroup=1, cpus=1, init=False)
         self._reach = Reach("published", self._networks)
         self._pool: Pool | None = None
+        self._left = Left([], {}, frozenset())
+        self._claimed: dict[str, str] = {}
+        """Attempts of jobs that were readopted and not taken up yet, and the names of their containers."""
         self._upkeep: asyncio.Task[None] | None = None
         self._privileged: bool | None = None
+        self._stopped = False
 
     async def start(self) -> None:
         """Make ready to run functions.
@@ -84,27 +105,105 @@ class ContainerHost:
             facts = await self.engine.connect()
             self.arch = facts.arch
             self._check_runtime(facts)
-            await remove_orphans(self.engine, self._node_id, known=set)
+            self._left = await survey(self.engine, self._node_id, self.marks, self.config.runtime)
+            await remove_orphans(self.engine, self._node_id, self._names, grace=0)
             await self._networks.remove()
             await self._learn(facts)
             await self._open_internet()
             await self.image_store.refresh()
+            pool = await self._new_pool(self._left.warm)
         except EngineError as error:
             raise EngineUnavailable(f"the Docker Engine refused what fernd needs: {error.message}") from None
-        self._pool = Pool(
+        self._pool = pool
+        await asyncio.to_thread(remove_files, self.marks.strays(self._names()), dry_run=False)
+        self._upkeep = asyncio.create_task(self._keep_up(pool), name="container upkeep")
+        log.info(
+            "engine found",
+            version=facts.version,
+            arch=self.arch,
+            reach=self._reach.way,
+            init=self._traits.init,
+            live_restore=self.engine.live_restore,
+            adopted=len(pool.names()),
+            jobs=len(self._left.jobs),
+        )
+
+    async def resync(self) -> None:
+        """Put back what an engine that was away may have lost. Containers look after themselves.
+
+        Raises:
+            EngineUnavailable: It does not answer.
+        """
+        try:
+            await self.engine.connect()
+            self._networks.forget()
+            await self._reach.prepare()
+            if self.internet:
+                await self._networks.make("internet")
+            await self.image_store.refresh()
+            await self.gc(dry_run=False)
+        except (EngineError, FirewallError) as error:
+            raise EngineUnavailable(f"what fernd needs of the Docker Engine is not there again: {error}") from None
+
+    def readopt(self, offer: Offer) -> bool:
+        """Claim the job that an earlier run of the agent began for an offer; False where it cannot be gone on with.
+
+        An `Invocation` with ``readopt`` goes on with it.
+        """
+        attempt = attempt_label(offer.lease)
+        left = self._left.jobs.get(attempt)
+        # Of a large input an engine that was restarted may have kept a part to itself.
+        if left is None or (offer.body_size > FED_BYTES and attempt not in self._left.kept):
+            return False
+        self._claimed[attempt] = self._left.jobs.pop(attempt).name
+        return True
+
+    async def claimed(self, offer: Offer) -> Inspection:
+        """Look at the job that was claimed for an offer.
+
+        Raises:
+            EngineUnavailable: It is gone, or the engine does not answer.
+        """
+        name = self._claimed.pop(attempt_label(offer.lease), "")
+        try:
+            return await self.engine.inspect(name)
+        except EngineError as error:
+            raise EngineUnavailable(f"the job is gone: {error.message}") from None
+
+    async def gc(self, *, dry_run: bool) -> list[Orphan]:
+        """Remove what carries this node's label and nothing here knows, or only list it.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        known = self._names
+        orphans = await remove_orphans(self.engine, self._node_id, known, dry_run=dry_run)
+        return orphans + await asyncio.to_thread(remove_files, self.marks.strays(known()), dry_run=dry_run)
+
+    async def _new_pool(self, warm: Sequence[Inspection]) -> Pool:
+        """Make the pool, with those of the servers left behind that are still allowed and sound."""
+        pool = Pool(
             self.engine,
             self._traits,
             self._reach,
+            self.marks,
             memory_budget=self._memory_budget,
             idle_seconds=self.config.idle_seconds,
             warm_limit=self.config.warm_limit,
             monotonic=self._monotonic,
         )
-        self._upkeep = asyncio.create_task(self._keep_up(self._pool), name="container upkeep")
-        log.info("engine found", version=facts.version, arch=self.arch, reach=self._reach.way, init=self._traits.init)
+        for found in warm:
+            if found.network == self._networks.name("internet") and not self.internet:
+                await self.engine.remove(found.id)
+            else:
+                await pool.adopt(found)
+        return pool
 
     async def stop(self) -> None:
         """Remove every container and network of this node. May be called again, and after a `start` that failed."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
@@ -112,11 +211,16 @@ class ContainerHost:
             await self._pool.close()
         if self.arch:
             try:
-                await remove_orphans(self.engine, self._node_id, known=set)
+                await remove_orphans(self.engine, self._node_id, self._networks.names, grace=0)
                 await self._networks.remove()
             except (EngineError, EngineUnavailable) as error:
                 log.warning("containers may be left behind", reason=str(error))
         await self.engine.close()
+
+    @property
+    def in_doubt(self) -> asyncio.Event:
+        """Set when a call found that the engine does not answer."""
+        return self.engine.in_doubt
 
     @property
     def pool(self) -> Pool:
@@ -145,8 +249,8 @@ class ContainerHost:
                 return False
         return self._privileged
 
-    async def start_container(self, revision: Revision, image: Image, env: dict[str, str], sink: Sink) -> Container:
-        """Start a container for a revision; see `Pool.start`.
+    async def start_container(self, offer: Offer, image: Image, env: dict[str, str], sink: Sink) -> Container:
+        """Start a container for an attempt; see `Pool.start`.
 
         Args:
             image: The revision's image, which is present.
@@ -155,6 +259,7 @@ class ContainerHost:
         Raises:
             Refused: This node does not do what the function asks for.
         """
+        revision = offer.revision
         if revision.network == "internet" and not self.internet:
             raise Refused("no_internet")
         if revision.privileged and not may_be_privileged(
@@ -177,6 +282,7 @@ class ContainerHost:
             cpus=revision.cpus,
             memory=revision.memory,
             privileged=revision.privileged,
+            attempt=attempt_label(offer.lease) if revision.mode == "job" else "",
         )
         return await self.pool.start(spec, sink)
 
@@ -240,16 +346,28 @@ class ContainerHost:
         else:
             self.internet = True
 
+    def _names(self) -> set[str]:
+        """Name everything on the engine that this node knows."""
+        pool = self._pool.names() if self._pool is not None else set()
+        return pool | self._left.names() | set(self._claimed.values()) | self._networks.names()
+
     async def _keep_up(self, pool: Pool) -> None:
         """Tend the pool, and now and then look for orphans and for images that came or went."""
-        swept = self._monotonic()
+        begun = self._monotonic()
+        sweep_at = begun + self._random() * SWEEP_SECONDS
+        self._left = Left([], self._left.jobs, self._left.kept)  # the pool knows the others by now
         while True:
             await asyncio.sleep(TEND_SECONDS)
+            now = self._monotonic()
+            if self._left.jobs and now - begun >= CLAIM_SECONDS:
+                log.warning("jobs left by an earlier run are not wanted", containers=sorted(self._left.names()))
+                self._left = Left([], {}, frozenset())
             try:
                 await pool.tend()
-                if self._monotonic() - swept >= SWEEP_SECONDS:
-                    swept = self._monotonic()
-                    await remove_orphans(self.engine, self._node_id, pool.names)
+                if now >= sweep_at:
+                    # At random within the interval, so that many nodes do not fall into step.
+                    sweep_at = now + SWEEP_SECONDS * (0.5 + self._random())
+                    await self.gc(dry_run=False)
                     await self.image_store.refresh()
             except (EngineError, EngineUnavailable) as error:
                 log.warning("container upkeep waits for the engine", reason=str(error))

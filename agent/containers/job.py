@@ -9,14 +9,18 @@ from pathlib import Path
 
 import msgspec
 
+from agent.containers.adoption import FED_BYTES
 from agent.containers.answer import AnswerBody, AnswerTooLarge
 from agent.containers.container import Container
-from agent.containers.engine import Attachment, EngineUnavailable
-from agent.containers.evidence import death_of
+from agent.containers.engine import Attachment
+from agent.containers.evidence import certain_of, death_of
 from agent.containers.execution import Execution, Ran
 from agent.containers.output import Capture, Stream
 from agent.containers.spec import job_environment
-from agent.containers.task_input import pieces_of
+from agent.containers.task_input import pieces_of, size_of
+
+LOG_SECONDS = 60.0
+"""For the log of a job that has ended to be read."""
 
 
 async def run_job(execution: Execution) -> Ran:
@@ -28,17 +32,47 @@ async def run_job(execution: Execution) -> Ran:
     container = await execution.start_container(
         image, job_environment(execution.offer.query, execution.lease.task), output.take
     )
+    container.send_output(output.take, output.start_over)
+    execution.enter("running")
+    return await _ending(execution, container, output, execution.revision.timeout)
+
+
+async def readopt_job(execution: Execution) -> Ran:
+    """Go on with a job that an earlier run of the agent began. What it wrote is read from the engine's log.
+
+    Its timeout goes on too. What passed meanwhile only the engine's clock tells.
+
+    Raises:
+        EngineUnavailable: It is gone after all, or the engine does not answer.
+    """
+    execution.started = execution.cold = True
+    output = JobOutput(execution.answer, execution.capture)
+    left = await execution.host.claimed(execution.offer)
+    container = execution.container = execution.host.pool.hold(left, output.take)
+    container.fed = execution.offer.body_size <= FED_BYTES
+    container.send_output(output.take, output.start_over)
+    execution.enter("running")
     try:
-        execution.enter("running")
-        return await _ending(execution, container, output)
+        ran = max(0.0, (left.finished or await execution.host.engine.now()) - left.started)
+    except BaseException:
+        execution.host.pool.discard(container)
+        raise
+    execution.add_to_phase(ran)
+    limit = execution.revision.timeout - ran
+    return await _ending(execution, container, output, LOG_SECONDS if left.finished and limit >= 0 else max(0.0, limit))
+
+
+async def _ending(execution: Execution, container: Container, output: JobOutput, limit: float) -> Ran:
+    """Wait for the end of the job, at most so many seconds, and see to it that its container is removed."""
+    try:
+        return await _until_ended(execution, container, output, limit)
     finally:
         execution.host.pool.discard(container)
 
 
-async def _ending(execution: Execution, container: Container, output: JobOutput) -> Ran:
+async def _until_ended(execution: Execution, container: Container, output: JobOutput, limit: float) -> Ran:
     begun = execution.monotonic()
-    limit = execution.revision.timeout
-    writing = asyncio.create_task(write_input(container.attachment, execution.input))
+    writing = asyncio.create_task(_feed(execution, container))
     ended = asyncio.create_task(container.ended.wait())
     too_large = asyncio.create_task(output.too_large.wait())
     try:
@@ -50,14 +84,13 @@ async def _ending(execution: Execution, container: Container, output: JobOutput)
     if output.too_large.is_set():
         return execution.ended("result_too_large", f"the result is over {execution.answer.limit} bytes")
     if not container.ended.is_set():
-        return execution.ended("timeout", f"the job did not end within {limit} s")
+        return execution.ended("timeout", f"the job did not end within {execution.revision.timeout} s")
     execution.host.pool.services.note(execution.revision.key, execution.monotonic() - begun)
     return await _ended(execution, container, output)
 
 
 async def _ended(execution: Execution, container: Container, output: JobOutput) -> Ran:
-    if container.disturbed:
-        raise EngineUnavailable("the engine was away while the job ran, and output may be missing")
+    await certain_of(execution.host.engine, container)
     code = container.last.exit_code if container.last is not None else None
     if code != 0:
         death = await death_of(execution.host.engine, container, patience=0)
@@ -95,6 +128,12 @@ class JobOutput:
         except AnswerTooLarge:
             self.too_large.set()
 
+    async def start_over(self) -> None:
+        """Forget what was taken, since all of it comes again."""
+        self._text = codecs.getincrementaldecoder("utf-8")()
+        self._capture.start_over()
+        await self._body.start_over()
+
     def content_type(self) -> str:
         """Say what the complete result is: JSON, text, or bytes. A large one is not tried as JSON."""
         if self._text is None or self._text.getstate()[0]:
@@ -114,14 +153,26 @@ class JobOutput:
                 self._text = None
 
 
-async def write_input(attachment: Attachment | None, body: bytes | Path) -> None:
-    """Write a job's input and close it. A job that does not read it all is free to do so."""
-    if attachment is None:
-        return
+async def _feed(execution: Execution, container: Container) -> None:
+    """Write a job's input, and keep in mind that it has it all: then it needs neither us nor the engine."""
+    if container.attachment is not None and await write_input(container.attachment, execution.input):
+        container.fed = await size_of(execution.input) <= FED_BYTES
+        execution.host.marks.mark(container.name)
+
+
+async def write_input(attachment: Attachment, body: bytes | Path) -> bool:
+    """Write a job's input and close it. A job that does not read it all is free to do so.
+
+    Returns:
+        Whether the engine has it all.
+    """
+    # A drain then waits for everything, so that nothing of the input is left on our side.
+    attachment.writer.transport.set_write_buffer_limits(high=0)
     try:
         async for piece in pieces_of(body):
             attachment.writer.write(piece)
             await attachment.writer.drain()
         attachment.writer.write_eof()
     except OSError:
-        return
+        return False
+    return True

@@ -39,6 +39,14 @@ class Networks:
         """Name a network of this node."""
         return f"fernd-{self._short}-{kind}"
 
+    def names(self) -> set[str]:
+        """Name all networks that this node may have."""
+        return {self.name(kind) for kind in _KINDS}
+
+    def forget(self) -> None:
+        """Make sure anew, when one is needed next, that it is there."""
+        self._made.clear()
+
     def bridge(self, kind: Kind) -> str:
         """Name the network's interface on the host: at most 15 characters."""
         return f"fernd{self._short}{kind[0]}"
@@ -64,13 +72,16 @@ class Networks:
         self._made.add(kind)
 
     async def remove(self) -> None:
-        """Remove the networks of this node and their rules, also ones that an earlier run made."""
+        """Remove the networks of this node and their rules, also ones that an earlier run made.
+
+        One that a container is on stays, and so do its rules.
+        """
         for kind in _KINDS:
             try:
                 if await self._engine.remove_network(self.name(kind)):
                     await firewall.remove(self.bridge(kind))
             except EngineError as error:
-                log.warning("network not removed", network=self.name(kind), reason=error.message)
+                log.info("network not removed", network=self.name(kind), reason=error.message)
         self._made.clear()
 
     def _arguments(self, kind: Kind) -> dict[str, Any]:

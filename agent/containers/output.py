@@ -155,12 +155,20 @@ class Capture:
         self._percent = percent
         self._line = line
         self._streams = streams
+        self._seen = 0
+        self._shown_before = 0
         self._lines: dict[Stream, Lines] = {"stdout": Lines(), "stderr": Lines()}
         self._log = LogBuffer()
 
     def feed(self, stream: Stream, piece: bytes) -> None:
         """Take what the function wrote."""
         self._take(stream, self._lines[stream].feed(piece))
+
+    def start_over(self) -> None:
+        """Expect all output from its beginning again; what was shown of it is not shown a second time."""
+        self._shown_before, self._seen = max(self._seen, self._shown_before), 0
+        self._lines = {"stdout": Lines(), "stderr": Lines()}
+        self._log = LogBuffer()
 
     def close(self) -> Log:
         """Take lines that have no newline as they are, and give the log."""
@@ -170,11 +178,14 @@ class Capture:
 
     def _take(self, stream: Stream, lines: list[bytes]) -> None:
         if stream in self._streams and any(line.startswith(_MARK) for line in lines):
+            # Progress that repeats itself does no harm: it counts only where it grows.
             lines = [line for line in lines if not self._is_progress(line)]
         if not lines:
             return
         self._log.add(b"\n".join(lines) + b"\n")
-        for line in lines[:LIVE_LINES]:
+        known = max(0, min(len(lines), self._shown_before - self._seen))
+        self._seen += len(lines)
+        for line in lines[known : known + LIVE_LINES]:
             self._line(stream, line)
 
     def _is_progress(self, line: bytes) -> bool:

@@ -15,11 +15,13 @@ from collections.abc import Callable
 
 import structlog
 
+from agent.containers.averages import Averages
 from agent.containers.container import Container, Sink, State
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection
+from agent.containers.marks import Marks
 from agent.containers.oom import OomCounter
 from agent.containers.reach import Door, Reach, Unreachable
-from agent.containers.spec import ContainerSpec, EngineTraits, arguments
+from agent.containers.spec import ContainerSpec, EngineTraits, arguments, spec_of
 
 log = structlog.get_logger()
 
@@ -30,30 +32,10 @@ ROOM_SECONDS = 15.0
 """So long a start waits for memory that a removal is about to free."""
 
 REMOVE_TRIES = 3
-_AVERAGES = 1024
-_WEIGHT = 0.2
 
 
 class NoRoom(Exception):
     """The memory budget does not allow another container."""
-
-
-class Averages:
-    """Running averages of seconds, by revision, of those seen last."""
-
-    def __init__(self) -> None:
-        self._values: OrderedDict[str, float] = OrderedDict()
-
-    def note(self, key: str, seconds: float) -> None:
-        """Count a measurement, new ones for more than old ones."""
-        before = self._values.pop(key, seconds)
-        self._values[key] = before + _WEIGHT * (seconds - before)
-        if len(self._values) > _AVERAGES:
-            self._values.popitem(last=False)
-
-    def get(self, key: str) -> float | None:
-        """Give the average of a revision, if it was seen."""
-        return self._values.get(key)
 
 
 class Pool:
@@ -69,6 +51,7 @@ class Pool:
         engine: Engine,
         traits: EngineTraits,
         reach: Reach,
+        marks: Marks,
         *,
         memory_budget: int,
         idle_seconds: float,
@@ -78,6 +61,7 @@ class Pool:
         """Make a pool.
 
         Args:
+            marks: Kept true to what may be adopted after a crash of the agent.
             memory_budget: MiB that all containers together may have.
             idle_seconds: An idle container is removed after so long.
             warm_limit: Idle containers that are kept at most.
@@ -85,6 +69,7 @@ class Pool:
         self._engine = engine
         self._traits = traits
         self._reach = reach
+        self._marks = marks
         self._budget = memory_budget
         self._idle_seconds = idle_seconds
         self._warm_limit = warm_limit
@@ -111,6 +96,12 @@ class Pool:
             EngineUnavailable: It is paused and the engine does not answer.
         """
         while (container := self._pop_idle(revision)) is not None:
+            try:
+                self._marks.unmark(container.name)
+            except OSError as error:
+                log.warning("warm container is not used", container=container.name, reason=str(error))
+                self.discard(container)
+                continue
             try:
                 async with container.lock:
                     if container.state is State.PAUSED:
@@ -155,21 +146,74 @@ class Pool:
             raise
         return container
 
+    async def adopt(self, found: Inspection) -> bool:
+        """Take up a server that an earlier run of the agent left, and nothing is asked of, as an idle one.
+
+        Gives False where it is not sound; then it is removed.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        container = self._known(found)
+        sound = False
+        try:
+            async with container.lock:
+                if found.paused:
+                    await self._engine.unpause(container.name)
+                container.listen(await self._engine.attach(container.name), self._when_ended)
+                container.oom = await OomCounter.of(found.id, found.pid)
+                await container.oom.forget()
+                container.door = self._door(found)
+            sound = container.door is not None and await container.door.accepts()
+        except (EngineError, OSError) as error:
+            log.info("container not adopted", container=container.name, reason=str(error))
+        finally:
+            if not sound:
+                self.discard(container)
+        if sound:
+            self.give_back(container)
+            while self._idle and self._used(leaving=False) > self._budget:
+                self.discard(next(iter(self._idle.values())))
+        return sound
+
+    def hold(self, found: Inspection, sink: Sink) -> Container:
+        """Take up a job that an earlier run of the agent began, with all its output.
+
+        Args:
+            sink: Where its output goes, from its first byte.
+        """
+        container = self._known(found)
+        container.send_output(sink)
+        container.listen_to_log(self._when_ended)
+        return container
+
     def give_back(self, container: Container) -> None:
         """Take a container back after its task, to keep it warm for the next one."""
         container.send_output(None)
-        if container.state is not State.BUSY or container.ended.is_set() or self._warm_limit == 0:
+        stopped = container.signals > 0  # it was told to end, and may be about to
+        if container.state is not State.BUSY or container.ended.is_set() or stopped or self._warm_limit == 0:
             self.discard(container)
             return
         container.state = State.IDLE
+        self._marks.mark(container.name)
         container.idle_since = self._monotonic()
         self._idle[container.name] = container
         while len(self._idle) > self._warm_limit:
             self.discard(next(iter(self._idle.values())))
 
+    async def signal(self, container: Container, name: str) -> None:
+        """Send a signal to a function that is to end. From now on it is not one to be adopted.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        self._unmark(container)
+        await container.signal(name)
+
     def discard(self, container: Container) -> None:
         """Remove a container, whatever it does. The removal goes on in the background; see `settled`."""
         self._idle.pop(container.name, None)
+        self._unmark(container)
         if container.name in self._removals or container.name not in self._all:
             return
         container.send_output(None)
@@ -196,6 +240,19 @@ class Pool:
         for container in list(self._all.values()):
             self.discard(container)
         await self.settled()
+
+    def _known(self, found: Inspection) -> Container:
+        """Make a container that the engine has known, and count its memory."""
+        container = Container(self._engine, found.name, spec_of(found), self._monotonic)
+        container.state = State.BUSY
+        self._all[container.name] = container
+        return container
+
+    def _unmark(self, container: Container) -> None:
+        try:
+            self._marks.unmark(container.name)
+        except OSError as error:
+            log.warning("container stays marked", container=container.name, reason=str(error))
 
     def _pop_idle(self, revision: str) -> Container | None:
         for container in reversed(self._idle.values()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -114,7 +115,8 @@ async def probe(
     if layer is None:
         yield None
         return
-    tag = secrets.token_hex(4)  # another agent may probe the same engine at the same time
+    # Another agent may probe the same engine at the same time; and what a crash leaves, the next probe removes.
+    tag = hashlib.sha256(node_id.encode()).hexdigest()[:12]
     reference = f"fernd-probe:{tag}"
     try:
         await engine.import_image(layer, "fernd-probe", tag)

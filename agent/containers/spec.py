@@ -6,13 +6,15 @@ Here stands every wall around a function: what it may use, see and do. Nothing h
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from agent.protocol import Mode, Revision
+from agent.containers.engine_values import Inspection
+from agent.protocol import Lease, Mode, Revision
 
 PORT = 8080
 """Where an http function listens inside its container."""
@@ -25,13 +27,16 @@ OPEN_FILES = 4096
 """Not more than any engine may give: it cannot raise its own hard limit."""
 
 TMP_MIB = 64
-JOB_LOG = {"max-size": "8m", "max-file": "2", "compress": "false"}
+JOB_LOG_MIB = 8
+JOB_LOG = {"max-size": f"{JOB_LOG_MIB}m", "max-file": "2", "compress": "false"}
 LESS_DEAR = 500
 """Added to what the kernel holds against a process when memory ends: functions go before the agent."""
 
 NODE_LABEL = "fernd.node"
 FUNCTION_LABEL = "fernd.function"
 REVISION_LABEL = "fernd.revision"
+ATTEMPT_LABEL = "fernd.attempt"
+"""Of a job: see `attempt_label`."""
 
 
 class EngineTraits(Struct, frozen=True):
@@ -63,6 +68,7 @@ class ContainerSpec(Struct, frozen=True):
         publish: Publish the port on 127.0.0.1.
         memory: MiB.
         privileged: All three yeses were given: see `may_be_privileged`.
+        attempt: Of a job: the attempt that it is for, as in `attempt_label`.
     """
 
     image: str
@@ -80,6 +86,28 @@ class ContainerSpec(Struct, frozen=True):
     cpus: float = 1.0
     memory: int = 256
     privileged: bool = False
+    attempt: str = ""
+
+
+def attempt_label(lease: Lease) -> str:
+    """Name an attempt, so that a job is known after a restart of the agent. The token itself stays secret."""
+    return f"{lease.task}.{lease.attempt}.{hashlib.sha256(lease.token).hexdigest()[:16]}"
+
+
+def spec_of(found: Inspection) -> ContainerSpec:
+    """Tell from a container of ours what it was made of, as far as that matters once it runs."""
+    attempt = found.labels.get(ATTEMPT_LABEL, "")
+    return ContainerSpec(
+        image=found.image,
+        mode="job" if attempt else "http",
+        node=found.labels[NODE_LABEL],
+        function=found.labels.get(FUNCTION_LABEL, ""),
+        revision=found.labels.get(REVISION_LABEL, ""),
+        network=found.network,
+        memory=found.memory,
+        privileged=found.privileged,
+        attempt=attempt,
+    )
 
 
 def may_be_privileged(revision: Revision, allowed_images: Sequence[str], engine_can: bool) -> bool:
@@ -109,10 +137,13 @@ def arguments(spec: ContainerSpec, traits: EngineTraits) -> dict[str, Any]:
     """Translate a specification for the engine."""
     job = spec.mode == "job"
     env = {**spec.env, **spec.contract_env}
+    labels = {NODE_LABEL: spec.node, FUNCTION_LABEL: spec.function, REVISION_LABEL: spec.revision}
+    if spec.attempt:
+        labels[ATTEMPT_LABEL] = spec.attempt
     body: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in env.items()],
-        "Labels": {NODE_LABEL: spec.node, FUNCTION_LABEL: spec.function, REVISION_LABEL: spec.revision},
+        "Labels": labels,
         "AttachStdin": job,
         "AttachStdout": True,
         "AttachStderr": True,

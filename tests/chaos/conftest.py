@@ -1,6 +1,6 @@
 """One tally for the whole run, its table at the end, and the image of the function that runs under chaos.
 
-``SEED`` repeats a run, ``ROUNDS`` makes it long: so many rounds of every scenario that is random.
+``SEED`` repeats a run. ``ROUNDS`` makes it long: so many rounds of random harm, and faults at their full length.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.chaos.workload import IMAGE, build_image
 
 ROUNDS = int(os.environ.get("ROUNDS") or 1)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
+
+LONG = ROUNDS > 1
 
 _TALLY = Tally(SEED)
 

@@ -26,14 +26,15 @@ class Program:
     read, and may have something done in that moment: that is how a process dies at a step of a task's life.
 
     Attributes:
+        kind: What it is, in the words of the table.
         lines: All lines of all starts.
-        kills: How often it was killed.
     """
+
+    kind = "program"
 
     def __init__(self, name: str, arguments: list[str], environ: Mapping[str, str], log: Path) -> None:
         self.name = name
         self.lines: list[Line] = []
-        self.kills = 0
         self._arguments = arguments
         self._environ = {
             key: value
@@ -71,7 +72,6 @@ class Program:
         if self.runs:
             assert self._process is not None
             self._process.send_signal(number)
-            self.kills += number is signal.SIGKILL
 
     async def ended(self, seconds: float = END_SECONDS) -> int:
         """Wait for its end and for its last line; give its exit code, negative for a signal."""
@@ -140,6 +140,8 @@ class Program:
 class Dispatcher(Program):
     """`fernd dispatcher` on a port that stays the same."""
 
+    kind = "dispatcher"
+
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self.directory = directory / "dispatcher"
         self.port = free_port()
@@ -160,6 +162,8 @@ class Dispatcher(Program):
 
 class Agent(Program):
     """`fernd agent` with a data directory of its own."""
+
+    kind = "agent"
 
     def __init__(self, name: str, directory: Path, environ: Mapping[str, str], data_dir: Path | None = None) -> None:
         self.directory = data_dir or directory / name

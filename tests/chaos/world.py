@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import docker
 
 from tests.chaos.engine_tap import EngineTap, Executions
 from tests.chaos.programs import Agent, Dispatcher, Line, Program
@@ -48,12 +50,13 @@ class World:
     executions: Executions = field(default_factory=Executions)
     places: list[Place] = field(default_factory=list)
     expected: Callable[[Line], bool] = lambda _: False
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _sockets: Path = Path()
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def add_agent(self, environ: Mapping[str, str] | None = None, data_dir: Path | None = None) -> Place:
         """Join and start an agent; it is ready when this returns."""
-        name = f"agent{len(self.places) + 1}"
+        name = f"agent{next(self._numbers)}"
         relay = Relay(self.dispatcher.port, self.rng)
         await relay.start()
         self._stack.push_async_callback(relay.close)
@@ -83,15 +86,16 @@ class World:
         """Kill -9 programs at the same moment, and count it."""
         for program in programs:
             program.signal(signal.SIGKILL)
-        self.tally.fault("kill -9 of " + " and ".join(sorted({type(program).__name__.lower() for program in programs})))
+        self.tally.fault("kill -9 of " + " and ".join(program.kind for program in programs))
         for program in programs:
             await program.ended()
 
-    async def start_again(self, *programs: Program) -> None:
-        """Start programs that were killed, all at once."""
-        await asyncio.gather(*(program.start() for program in programs))
+    def remove_image(self, reference: str) -> None:
+        """Remove an image that a scenario brought to the engine."""
+        with closing(docker.DockerClient(base_url=f"unix://{self.engine}")) as client:
+            client.images.remove(reference, force=True)
 
-    async def agent_of(self, task: str, seconds: float = 30.0) -> Place:
+    async def place_of(self, task: str, seconds: float = 30.0) -> Place:
         """Give the agent on which a task runs, once it does."""
         execution = await self.executions.ran(task, seconds=seconds)
         return next(place for place in self.places if place.agent.name == execution.agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -14,6 +15,9 @@ from aiohttp.test_utils import TestServer
 from agent.protocol import (
     FRAME_LIMIT,
     LEASE_HEADER,
+    OFFSET_HEADER,
+    SHA256_HEADER,
+    SIZE_HEADER,
     SUBPROTOCOL,
     DispatcherHeartbeat,
     DispatcherHello,
@@ -73,6 +77,11 @@ class Session:
             self._passed_over.append(self._inbox.get_nowait())
         return [message for message in self._passed_over if isinstance(message, kind)]
 
+    def pass_over(self) -> None:
+        """Expect nothing any more of what came until now."""
+        self.seen(NodeHeartbeat)
+        self._passed_over.clear()
+
     async def over(self) -> int | None:
         """Wait for the end and give the code that the node closed with."""
         async with asyncio.timeout(DEADLINE):
@@ -96,8 +105,12 @@ class Dispatcher:
     Attributes:
         refusals: Answers to the next requests for a session, in place of one.
         inputs: What `GET …/input` answers, by task.
-        results: What was uploaded, by the lease's header.
+        input_cuts: Of the next answers to `GET …/input`, so many bytes, after which the connection breaks.
+        results: What was uploaded whole, by the lease's header.
+        parts: What is kept of results, by the lease's header.
         result_statuses: Answers to the next uploads, before they are taken.
+        result_cuts: Of the next uploads, so many bytes are kept, then the connection breaks.
+        uploads: Offsets of all uploads, in order.
         asked: Times of requests for a session, by the loop's clock.
     """
 
@@ -105,7 +118,11 @@ class Dispatcher:
         self.url = ""
         self.refusals: list[web.Response] = []
         self.inputs: dict[str, bytes] = {}
+        self.input_cuts: list[int] = []
         self.results: dict[str, bytes] = {}
+        self.parts: dict[str, bytes] = {}
+        self.result_cuts: list[int] = []
+        self.uploads: list[int] = []
         self.result_statuses: list[int] = []
         self.asked: list[float] = []
         self._sessions: asyncio.Queue[Session] = asyncio.Queue()
@@ -140,18 +157,47 @@ class Dispatcher:
             session.ended.set()
         return ws
 
-    async def _serve_input(self, request: web.Request) -> web.Response:
+    async def _serve_input(self, request: web.Request) -> web.StreamResponse:
         assert request.headers["Authorization"] == f"Bearer {CREDENTIAL}"
         Lease.from_header(request.match_info["task"], request.headers[LEASE_HEADER])
         body = self.inputs.get(request.match_info["task"])
-        return web.Response(status=409) if body is None else web.Response(body=body)
+        if body is None:
+            return web.Response(status=409)
+        start = request.http_range.start or 0
+        response = web.StreamResponse(status=206 if start else 200)
+        response.content_length = len(body) - start
+        await response.prepare(request)
+        end = start + self.input_cuts.pop(0) if self.input_cuts else len(body)
+        await response.write(body[start:end])
+        if end < len(body):
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    async def _show_upload(self, request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == f"Bearer {CREDENTIAL}"
+        return web.Response(headers={OFFSET_HEADER: str(len(self.parts.get(request.headers[LEASE_HEADER], b"")))})
 
     async def _take_result(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == f"Bearer {CREDENTIAL}"
-        body = await request.read()
+        lease, offset = request.headers[LEASE_HEADER], int(request.headers[OFFSET_HEADER])
+        self.uploads.append(offset)
+        part = self.parts.get(lease, b"")
+        if offset != len(part):
+            return web.Response(status=416, headers={OFFSET_HEADER: str(len(part))})
+        if self.result_cuts:
+            self.parts[lease] = part + await request.content.readexactly(self.result_cuts.pop(0))
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=500)
+        body = part + await request.read()
         if self.result_statuses and (status := self.result_statuses.pop(0)) != 204:
             return web.Response(status=status)
-        self.results[request.headers[LEASE_HEADER]] = body
+        assert len(body) == int(request.headers[SIZE_HEADER])
+        if hashlib.sha256(body).hexdigest() != request.headers[SHA256_HEADER]:
+            self.parts.pop(lease, None)
+            return web.Response(status=422)
+        self.parts[lease] = self.results[lease] = body
         return web.Response(status=204)
 
     @asynccontextmanager
@@ -160,6 +206,7 @@ class Dispatcher:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get(f"/v1/node/{NODE_ID}/session", self._serve_session)
         app.router.add_get(f"/v1/node/{NODE_ID}/task/{{task}}/input", self._serve_input)
+        app.router.add_head(f"/v1/node/{NODE_ID}/task/{{task}}/result", self._show_upload)
         app.router.add_put(f"/v1/node/{NODE_ID}/task/{{task}}/result", self._take_result)
         server = TestServer(app)
         await server.start_server()

@@ -6,24 +6,19 @@ test decides when it ends.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from aiohttp import web
 
 import agent.session
-from agent.capabilities import Machine
-from agent.config import AgentConfig, CapacityConfig, StopConfig
-from agent.containers.engine import EngineUnavailable
-from agent.invocation import GaveBack, Ran, Report
+from agent.invocation import GaveBack
 from agent.journal import Journal
-from agent.node import Node, Phase
+from agent.node import Phase
 from agent.protocol import (
     INLINE_LIMIT,
     Abandon,
@@ -34,7 +29,6 @@ from agent.protocol import (
     Decline,
     DispatcherGoodbye,
     GiveBack,
-    Lease,
     NodeGoodbye,
     NodeHeartbeat,
     Offer,
@@ -43,151 +37,18 @@ from agent.protocol import (
     Progress,
     Revision,
 )
-from tests.contract.dispatcher_side import CREDENTIAL, DEADLINE, NODE_ID, Dispatcher, Session
-
-REVISION = Revision("f" * 24, 1, "hello", cpu_count=0.5, mem_size=100)
-
-
-def lease(number: int = 1) -> Lease:
-    return Lease(f"{number:024x}", 1, os.urandom(16))
-
-
-def answered(of: Lease, body: bytes = b"hello") -> Ran:
-    return Ran(Outcome(of, "answered", 200, [("Content-Type", "text/plain")], body, len(body)), None)
-
-
-class Function:
-    """The work of one attempt; the test says how it ends."""
-
-    def __init__(self, offer: Offer, body: bytes | Path, report: Report) -> None:
-        self.offer = offer
-        self.body = body
-        self.input = body if isinstance(body, bytes) else body.read_bytes()
-        self.report = report
-        self.stopped: str | None = None
-        self.obeys = True
-        self._end: asyncio.Future[Ran | GaveBack] = asyncio.get_running_loop().create_future()
-
-    def end(self, end: Ran | GaveBack | Exception) -> None:
-        if isinstance(end, Exception):
-            self._end.set_exception(end)
-        else:
-            self._end.set_result(end)
-
-    async def run(self) -> Ran | GaveBack:
-        return await self._end
-
-    def stop(self, reason: Literal["cancelled", "stale", "drained"]) -> None:
-        self.stopped = reason
-        if self.obeys and not self._end.done():
-            self._end.set_result(GaveBack(reason, started=True))
-
-
-class Containers:
-    """An engine without containers."""
-
-    def __init__(self) -> None:
-        self.arch = "x86_64"
-        self.internet = False
-        self.present = ["hello:latest"]
-        self.problem: str | None = None
-        self.removed = False
-
-    async def start(self) -> None:
-        await self.ask()
-
-    async def ask(self) -> None:
-        if self.problem is not None:
-            raise EngineUnavailable(self.problem)
-
-    async def stop(self) -> None:
-        self.removed = True
-
-    def images(self) -> list[str]:
-        return self.present
-
-    def warm(self) -> list[str]:
-        return []
-
-    async def can_run_privileged(self) -> bool:
-        return False
-
-
-class Running:
-    """A node that runs, and what it was given to do."""
-
-    def __init__(self, directory: Path, urls: list[str], containers: Containers, grace: float = 5.0) -> None:
-        self.containers = containers
-        self.functions: asyncio.Queue[Function] = asyncio.Queue()
-        config = AgentConfig(capacity=CapacityConfig(cpu=2, memory=512, slots=3), stop=StopConfig(grace_period=grace))
-        self.node = Node(
-            config,
-            directory,
-            node_id=NODE_ID,
-            credential=CREDENTIAL,
-            dispatchers=urls,
-            machine=Machine(4, 4096),
-            host=containers,
-            ask_engine=containers.ask,
-            begin=self._begin,
-            random=lambda: 0.0,
-        )
-        self.task = asyncio.create_task(self.node.run())
-
-    def _begin(self, offer: Offer, body: bytes | Path, report: Report, result_limit: int) -> Function:
-        function = Function(offer, body, report)
-        self.functions.put_nowait(function)
-        return function
-
-    async def function(self) -> Function:
-        async with asyncio.timeout(DEADLINE):
-            return await self.functions.get()
-
-    def phase(self) -> Phase:
-        return self.node.phase
-
-    async def ended(self) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await self.task
-
-
-StartNode = Callable[..., Running]
-
-
-@pytest.fixture
-async def dispatcher() -> AsyncIterator[Dispatcher]:
-    async with Dispatcher().running() as running:
-        yield running
-
-
-@pytest.fixture
-async def start(tmp_path: Path, dispatcher: Dispatcher) -> AsyncIterator[StartNode]:
-    nodes: list[Running] = []
-
-    def begin(urls: list[str] | None = None, containers: Containers | None = None, grace: float = 5.0) -> Running:
-        nodes.append(Running(tmp_path, urls or [dispatcher.url], containers or Containers(), grace))
-        return nodes[-1]
-
-    yield begin
-    for node in nodes:
-        node.task.cancel()
-        await asyncio.wait([node.task])
-
-
-async def left_in_journal(directory: Path) -> int:
-    journal = Journal(directory)
-    kept = await journal.open()
-    await journal.close()
-    return len(kept)
-
-
-async def ready(dispatcher: Dispatcher) -> Session:
-    """Give the session of a node that takes work."""
-    session = await dispatcher.welcomed()
-    if not session.hello.credit.slots:
-        await session.expect(NodeHeartbeat, lambda heartbeat: heartbeat.available)
-    return session
-
+from tests.contract.dispatcher_side import Dispatcher, Session
+from tests.contract.node_side import (
+    REVISION,
+    Containers,
+    Running,
+    StartNode,
+    answered,
+    large,
+    lease,
+    left_in_journal,
+    ready,
+)
 
 # The session
 
@@ -312,7 +173,7 @@ async def test_what_the_dispatcher_does_not_answer_is_said_again(
 ) -> None:
     """An outcome without an acknowledgement is repeated in the session; a held offer that never begins goes back."""
     monkeypatch.setattr("agent.assignments.OVERDUE_SECONDS", 0.2)
-    monkeypatch.setattr("agent.node.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("agent.journal_watch.LOOK_SECONDS", 0.05)
     running = start()
     session = await ready(dispatcher)
     of, held = lease(1), lease(2)
@@ -328,9 +189,9 @@ async def test_nothing_is_accepted_that_is_not_on_disk(
     dispatcher: Dispatcher, start: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the journal cannot be written, offers are declined and the node takes no work; later it does again."""
-    monkeypatch.setattr("agent.node.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("agent.journal_watch.LOOK_SECONDS", 0.05)
     running = start()
-    running.node._journal._busy_seconds = 0.05
+    running.node._journal._writer._file._busy_seconds = 0.05
     session = await ready(dispatcher)
     blocker = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -412,8 +273,7 @@ async def test_large_bodies_travel_beside_the_session(dispatcher: Dispatcher, st
     assert function.input == dispatcher.inputs[of.task]
     file = tmp_path / "bodies" / "result"
     result = os.urandom(INLINE_LIMIT * 2)
-    file.write_bytes(result)
-    function.end(Ran(Outcome(of, "answered", 200, body=None, body_size=len(result)), file))
+    function.end(large(of, result, file))
     outcome = await session.expect(Outcome)
     assert dispatcher.results == {of.header(): result}
     assert outcome.body is None
@@ -453,8 +313,7 @@ async def test_a_result_that_is_refused_is_not_uploaded_again(
     await session.send(Offer(1, of, REVISION))
     function = await running.function()
     file = tmp_path / "bodies" / "result"
-    file.write_bytes(bytes(INLINE_LIMIT + 1))
-    function.end(Ran(Outcome(of, "answered", 200, body=None, body_size=INLINE_LIMIT + 1), file))
+    function.end(large(of, bytes(INLINE_LIMIT + 1), file))
     if ending is None:
         await session.expect(CreditNotice)
         await session.expect(CreditNotice)

@@ -26,3 +26,18 @@ def test_the_quickest_sample_gives_the_offset() -> None:
     trips.add(400.0, peer_wall_ms=105_000, wall_ms=100_390)
     trips.add(2.0, peer_wall_ms=105_000, wall_ms=100_001)
     assert trips.clock_offset_ms == pytest.approx(5000)
+
+
+@pytest.mark.parametrize("jump", [400 * 86_400_000, -400 * 86_400_000])
+def test_a_clock_that_was_set_shows_at_once(jump: int) -> None:
+    """Offsets from before do not count any more, however quick their round trips were; the round trips still do."""
+    trips = RoundTrips()
+    for wall in range(0, 100_000, 10_000):
+        trips.add(1.0, peer_wall_ms=wall, wall_ms=wall)
+    assert trips.clock_offset_ms == pytest.approx(0, abs=1)
+    trips.add(50.0, peer_wall_ms=100_000, wall_ms=100_000 + jump)
+    assert trips.clock_offset_ms == pytest.approx(-jump, abs=50)
+    for wall in range(110_000, 110_000 + KEPT * 10_000, 10_000):
+        trips.add(5.0, peer_wall_ms=wall, wall_ms=wall + jump)
+    assert trips.clock_offset_ms == pytest.approx(-jump, abs=5)
+    assert trips.median_ms == 5

@@ -15,13 +15,17 @@ from agent.task_state import (
     Acknowledged,
     Action,
     Begun,
+    BodyLost,
     Draining,
     Event,
     Forget,
     GiveBackSent,
+    KeepGiveBack,
     Life,
+    NotReadopted,
     Overdue,
     PhaseEntered,
+    Readopted,
     ReleasePermit,
     SendAccept,
     SendDecline,
@@ -53,6 +57,9 @@ ANY_EVENT: st.SearchStrategy[Event] = st.one_of(
             Uploaded(),
             UploadPostponed(),
             UploadRefused(),
+            BodyLost(),
+            Readopted(),
+            NotReadopted("gone"),
             SessionOpened(),
             GiveBackSent(),
             Overdue(),
@@ -67,6 +74,8 @@ ANY_EVENT: st.SearchStrategy[Event] = st.one_of(
     st.builds(Abandoned, st.sampled_from(["cancelled", "stale", "drained"])),
 )
 OFFERED = st.builds(Life, st.just(State.OFFERED), st.booleans())
+BEGUN = OFFERED | st.just(Life(State.INTERRUPTED))
+"""How a life begins: with an offer, or with what an earlier run of the agent left unfinished."""
 EVENTS = st.lists(ANY_EVENT, max_size=30)
 
 
@@ -144,10 +153,45 @@ def test_an_outcome_that_comes_during_an_abort_counts() -> None:
     assert [action for _, action in done].count(StopWork("drained")) == 1
 
 
-@given(OFFERED, EVENTS)
-def test_an_attempt_has_one_ending(life: Life, events: list[Event]) -> None:
-    """It is spooled once at most, and never both answered and given back or declined."""
+def test_an_interrupted_job_goes_on_only_if_its_container_is_there() -> None:
+    """It works again, or is given back as begun; and what the dispatcher took away does neither."""
+    life = Life(State.INTERRUPTED)
+    assert step(life, Readopted()) == (Life(State.ACCEPTED), (StartWork(),))
+    for event in (NotReadopted("gone"), Aborted()):
+        given_back, actions = step(life, event)
+        assert given_back.state is State.GIVING_BACK
+        assert KeepGiveBack("gone" if isinstance(event, NotReadopted) else "drained", started=True) in actions
+    abandoned, done = live(life, [Abandoned("stale"), Readopted(), NotReadopted("gone")])
+    assert abandoned.state is State.ABANDONED
+    assert [action for _, action in done] == [ReleasePermit(), Forget()]
+    assert step(life, Draining()) == (life, ())
+
+
+def test_a_result_whose_body_is_lost_is_given_back_and_never_sent() -> None:
+    """Nobody was told of the outcome yet, so the task can run again."""
+    life, done = live(Life(), [AcceptWritten(), WorkRan(upload=True), Spooled(), BodyLost(), SessionOpened()])
+    assert life.state is State.GIVING_BACK
+    actions = [action for _, action in done]
+    assert SendOutcome() not in actions
+    assert actions.count(ReleasePermit()) == 1
+    assert actions[-1] == SendGiveBack()
+
+
+@given(BEGUN, EVENTS)
+def test_an_outcome_that_was_sent_is_never_given_back(life: Life, events: list[Event]) -> None:
+    """Nor the other way round, whatever is lost."""
     _, done = live(life, events)
+    actions = [action for _, action in done]
+    assert not (SendOutcome() in actions and SendGiveBack() in actions)
+
+
+@given(BEGUN, EVENTS)
+def test_an_attempt_has_one_ending(life: Life, events: list[Event]) -> None:
+    """It is spooled once at most, and never both answered and given back or declined.
+
+    Only where the body is lost it is given back without having been answered, though it was spooled.
+    """
+    _, done = live(life, [event for event in events if not isinstance(event, BodyLost)])
     actions = [action for _, action in done]
     assert actions.count(SpoolOutcome()) <= 1
     endings = (
@@ -158,7 +202,7 @@ def test_an_attempt_has_one_ending(life: Life, events: list[Event]) -> None:
     assert sum(endings) <= 1
 
 
-@given(OFFERED, EVENTS)
+@given(BEGUN, EVENTS)
 def test_nothing_is_said_after_abandon(life: Life, events: list[Event]) -> None:
     """From `Abandoned` on nothing is started, spooled, uploaded or sent."""
     abandoned_at = next((i for i, event in enumerate(events) if isinstance(event, Abandoned)), len(events))
@@ -182,7 +226,7 @@ def test_a_held_offer_does_not_begin_before_it_is_told_to(events: list[Event]) -
         assert begun or life.state not in WORKING
 
 
-@given(OFFERED, EVENTS)
+@given(BEGUN, EVENTS)
 def test_the_permit_is_released_once_and_never_while_something_runs(life: Life, events: list[Event]) -> None:
     """An ended attempt holds no permit; one at work does."""
     releases = 0
@@ -191,10 +235,11 @@ def test_the_permit_is_released_once_and_never_while_something_runs(life: Life, 
         releases += actions.count(ReleasePermit())
         assert releases <= 1
         busy = life.state in WORKING or life.state in {State.ABORTING, State.ABANDONING, State.OFFERED, State.HELD}
+        busy = busy or life.state is State.INTERRUPTED
         assert releases == (0 if busy else 1)
 
 
-@given(OFFERED, EVENTS)
+@given(BEGUN, EVENTS)
 def test_what_is_on_disk_is_forgotten_once_and_last(life: Life, events: list[Event]) -> None:
     """No attempt stays in the journal after its end, and none leaves it before."""
     forgotten = False
@@ -210,12 +255,13 @@ def test_what_is_on_disk_is_forgotten_once_and_last(life: Life, events: list[Eve
         assert forgotten
 
 
-@given(OFFERED, EVENTS)
+@given(BEGUN, EVENTS)
 def test_every_life_comes_to_an_end(life: Life, events: list[Event]) -> None:
     """Whatever came before, a few ordinary events end it: no state is a trap."""
     life, _ = live(life, events)
     closing: list[Event] = [
         AcceptWritten(),
+        Readopted(),
         Begun(),
         WorkRan(upload=False),
         Spooled(),

@@ -28,9 +28,12 @@ _numbers = itertools.count(1)
 class running_host:  # noqa: N801 - reads as the function that it is
     """Starts a host for a while, with a node id of its own."""
 
-    def __init__(self, memory: int = 2048, node_id: str | None = None, **config: object) -> None:
+    def __init__(
+        self, memory: int = 2048, node_id: str | None = None, marks: Path | None = None, **config: object
+    ) -> None:
         settings: dict[str, object] = {"start_timeout": 3.0, "stop_grace": 1.0, **config}
-        self.host = ContainerHost(ContainersConfig(**settings), node_id or str(uuid.uuid4()), memory)  # type: ignore[arg-type]
+        containers = ContainersConfig(**settings)  # type: ignore[arg-type]
+        self.host = ContainerHost(containers, node_id or str(uuid.uuid4()), memory, marks=marks)
 
     async def __aenter__(self) -> ContainerHost:
         await self.host.start()

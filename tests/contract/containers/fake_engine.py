@@ -166,7 +166,16 @@ class FakeEngine(Engine):
             each for each in found if f"{label.partition('=')[0]}={each.labels.get(label.partition('=')[0])}" == label
         ]
 
-    async def signals(self, container: str) -> int:
+    async def now(self) -> float:
+        return 0.0
+
+    async def networks(self, label: str) -> list[Listed]:
+        return []
+
+    async def volumes(self, label: str) -> list[Listed]:
+        return []
+
+    async def signals(self, container: str) -> int | None:
         return next(fake.signals for fake in self._all.values() if fake.id == container)
 
     def _called(self, call: str, container: str) -> None:

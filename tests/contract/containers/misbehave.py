@@ -209,6 +209,18 @@ def job() -> None:
         case "large":
             for _ in range(int(value)):
                 os.write(1, b"x" * 1_000_000)
+        case "slowly":
+            size = len(sys.stdin.buffer.read())
+            os.write(1, b"first\n\x00\xff\r\n")
+            print(f"begun with {size} bytes", file=sys.stderr, flush=True)
+            time.sleep(float(value))
+            os.write(1, b"\n" + b"long" * 10_000 + b"\nlast, without newline")
+            sys.exit(int(query.get("exit", ["0"])[0]))
+        case "stubborn":
+            signal.signal(signal.SIGTERM, lambda *_: print("told to end", file=sys.stderr, flush=True))
+            print("ready", file=sys.stderr, flush=True)
+            for _ in range(600):
+                time.sleep(0.1)
         case "no-stdin":
             os.close(0)
             time.sleep(0.3)

@@ -10,6 +10,7 @@ import pytest
 
 from agent.containers.container import Container, State
 from agent.containers.engine import EngineError, EngineUnavailable, Image
+from agent.containers.marks import Marks
 from agent.containers.networks import Networks
 from agent.containers.orphans import remove_orphans
 from agent.containers.pool import NoRoom, Pool
@@ -32,6 +33,7 @@ class Bench:
             self.engine,
             EngineTraits(cgroup=2, cpus=1, init=True),
             Reach("bridge", Networks(self.engine, NODE)),
+            Marks(None),
             **{"memory_budget": 100, "idle_seconds": 60.0, "warm_limit": 10, **settings},
             monotonic=lambda: self.now,
         )
@@ -241,7 +243,8 @@ async def test_the_engine_is_away(bench: Bench) -> None:
     bench.engine.down = False
     assert await bench.present() == {container.name}
     busy = await bench.start()
-    assert await remove_orphans(bench.engine, NODE, bench.pool.names) == 1
+    [orphan] = await remove_orphans(bench.engine, NODE, bench.pool.names, grace=0)
+    assert (orphan.kind, orphan.name) == ("container", container.name)
     assert await bench.present() == {busy.name}
 
 

@@ -1,0 +1,126 @@
+"""``fernd agent status``, ``drain`` and ``gc``: what an agent is asked on its own machine, over its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli import render
+from agent.cli.agent_settings import config_option, data_dir_option, load_settings
+from agent.cli.errors import Failed, Unreachable
+from agent.cli.options import as_json_option
+
+WAIT_SECONDS = 0.5
+"""Between two looks whether a drain is done."""
+
+
+@click.command(epilog="Example: fernd agent status --json")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def status(ctx: click.Context, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Show how the agent on this machine is. Works without a network."""
+    found = _ask(_data_dir(ctx, config, data_dir), "status")
+    if as_json:
+        render.document(found)
+    else:
+        _show(found)
+
+
+@click.command(epilog="Example: fernd agent drain --wait && systemctl stop fernd-agent")
+@click.option("--wait", is_flag=True, help="Return when nothing runs and every outcome is delivered.")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def drain(ctx: click.Context, wait: bool, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Let the agent on this machine finish what runs and take nothing new.
+
+    It stays up and says so to the dispatcher; it takes work again when it is started again.
+    """
+    directory = _data_dir(ctx, config, data_dir)
+    found = _ask(directory, "drain")
+    while wait and found["tasks"]:
+        time.sleep(WAIT_SECONDS)
+        found = _ask(directory, "status")
+    if as_json:
+        render.document(found)
+    elif left := len(found["tasks"]):
+        click.echo(f"draining: {left} tasks are not finished and delivered yet")
+    else:
+        click.echo("drained: nothing runs, and every outcome is delivered")
+
+
+@click.command(epilog="Example: fernd agent gc --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def gc(ctx: click.Context, dry_run: bool, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Remove what this node left behind: containers, networks, volumes and files that nothing needs.
+
+    The agent does so by itself now and then; what is younger than its grace age is left to it.
+    """
+    orphans = _ask(_data_dir(ctx, config, data_dir), "gc", dry_run=dry_run)
+    if as_json:
+        render.document(orphans)
+    elif orphans:
+        render.table(("kind", "name", "reason"), [(found["kind"], found["name"], found["reason"]) for found in orphans])
+    else:
+        click.echo("nothing to remove")
+
+
+def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Path:
+    outer_config, outer_data_dir = ctx.obj
+    return load_settings(config or outer_config, data_dir or outer_data_dir)[1]
+
+
+def _ask(data_dir: Path, command: Any, *, dry_run: bool = False) -> Any:
+    from agent import control_socket  # noqa: PLC0415 - only when it runs
+
+    try:
+        return asyncio.run(control_socket.ask(data_dir, control_socket.Command(command, dry_run)))
+    except control_socket.NotRunning as error:
+        raise Unreachable(str(error)) from None
+    except control_socket.CommandFailed as error:
+        raise Failed(str(error)) from None
+
+
+def _show(found: dict[str, Any]) -> None:
+    permits, spool = found["permits"], found["spool"]
+    render.fields(
+        {
+            "node": found["node"],
+            "version": found["version"],
+            "phase": found["phase"],
+            "takes work": "yes" if found["available"] else f"no: {found['reason']}",
+            "dispatcher": f"{found['dispatcher']} ({'connected' if found['connected'] else 'not connected'})",
+            "last contact": _amount(found["lastContact"], "s ago"),
+            "round trip": _amount(found["roundTrip"], "ms"),
+            "clock offset": _amount(found["clockOffset"], "ms"),
+            "cpus": f"{permits['heldCpus']:g} held, {permits['freeCpus']:g} free",
+            "memory": f"{permits['heldMemory']} MiB held, {permits['freeMemory']} MiB free",
+            "slots": f"{permits['heldSlots']} held, {permits['freeSlots']} free",
+            "warm": found["warm"],
+            "journal": f"{spool['attempts']} attempts, {spool['finished']} of them finished, "
+            f"{_mib(spool['bytes'])} of {_mib(spool['maxBytes'])} MiB",
+        }
+    )
+    if found["tasks"]:
+        click.echo()
+        columns = ("task", "attempt", "function", "state", "progress", "message", "seconds")
+        render.table(columns, [[task[column] for column in columns] for task in found["tasks"]])
+
+
+def _amount(value: float | None, unit: str) -> str | None:
+    return f"{value:.1f} {unit}" if value is not None else None
+
+
+def _mib(size: int) -> str:
+    return f"{size / 1024 / 1024:.1f}"

@@ -1,0 +1,101 @@
+"""What the engine says, as frozen values, and the three ways in which it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+
+class EngineUnavailable(Exception):
+    """The engine does not answer. What became of the call is not known."""
+
+
+class EngineError(Exception):
+    """The engine answered that it will not.
+
+    Attributes:
+        status: Its HTTP status; 0 where the error came within a stream.
+        message: Its words. They may name paths of this machine.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class NotFound(EngineError):
+    """There is no such container, image or network."""
+
+
+class Facts(Struct, frozen=True):
+    """What the engine is.
+
+    Attributes:
+        arch: As the kernel names it, such as ``x86_64``.
+        cgroup: Version of the kernel's control groups, 1 or 2.
+        cpus: CPUs of the engine's machine.
+        runtimes: Names of the OCI runtimes that it knows.
+    """
+
+    version: str
+    arch: str
+    system: str
+    cgroup: int
+    cpus: int
+    runtimes: tuple[str, ...]
+
+
+class Image(Struct, frozen=True):
+    """What an image says of itself. `volumes` are the paths that it would have volumes for."""
+
+    id: str
+    user: str
+    volumes: tuple[str, ...]
+
+
+class Inspection(Struct, frozen=True):
+    """How a container stands.
+
+    Attributes:
+        running: It has not ended; also true while it is paused.
+        pid: Its first process as the engine's machine numbers it; 0 when it does not run.
+        addresses: Network name to the container's address there.
+        ports: Port inside to the port of the host that leads to it.
+        memory: MiB that it may have.
+        network: The network that it was made for.
+        started: When it was started, by the engine's clock in epoch seconds; 0 if never.
+        finished: When it ended, likewise; 0 while it runs.
+    """
+
+    id: str
+    name: str
+    running: bool
+    paused: bool
+    exit_code: int
+    oom_killed: bool
+    pid: int
+    addresses: Mapping[str, str]
+    ports: Mapping[int, int]
+    labels: Mapping[str, str] = {}
+    image: str = ""
+    memory: int = 0
+    network: str = ""
+    runtime: str = ""
+    privileged: bool = False
+    started: float = 0.0
+    finished: float = 0.0
+
+
+class Listed(Struct, frozen=True):
+    """A container, network or volume as a list shows it.
+
+    Attributes:
+        created: By the engine's clock in epoch seconds; 0 where it is not known.
+    """
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    created: float = 0.0

@@ -1,0 +1,139 @@
+"""The engine dies, goes away or falls silent under load, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.audit import audit
+from tests.chaos.conftest import LONG
+from tests.chaos.tally import Tally
+from tests.chaos.workload import KINDS, build_image
+from tests.chaos.world import World, world
+
+pytestmark = [pytest.mark.engine, pytest.mark.chaos, pytest.mark.timeout(300), pytest.mark.usefixtures("image")]
+
+GONE_SECONDS = 60.0 if LONG else 12.0
+
+
+class OwnEngine:
+    """A Docker Engine of this test alone, beside the machine's."""
+
+    def __init__(self, directory: Path, *, live_restore: bool) -> None:
+        self.socket = str(directory / "docker.sock")
+        self._directory = directory
+        self._live_restore = live_restore
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        directory = self._directory
+        (directory / "pid").unlink(missing_ok=True)  # what a killed one left may name any process by now
+        options = {
+            "host": f"unix://{self.socket}",
+            "data-root": directory / "data",
+            "exec-root": directory / "exec",
+            "pidfile": directory / "pid",
+            "bridge": "none",
+            "iptables": "false",
+            "live-restore": str(self._live_restore).lower(),
+        }
+        with (directory / "dockerd.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                "dockerd", *(f"--{name}={value}" for name, value in options.items()), stdout=log, stderr=log
+            )
+        async with asyncio.timeout(60):
+            while not await self._answers():
+                await asyncio.sleep(0.1)
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, (self._directory / "dockerd.log").read_text()[-2000:]
+        with suppress(OSError):
+            reader, writer = await asyncio.open_unix_connection(self.socket)
+            writer.write(b"GET /_ping HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            return b" 200 " in answer.partition(b"\r\n")[0]
+        return False
+
+    async def end(self, number: signal.Signals) -> None:
+        """Send a signal that ends it, and wait until it is gone."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+            async with asyncio.timeout(60):
+                await self._process.wait()
+
+
+@asynccontextmanager
+async def own_engine(*, live_restore: bool) -> AsyncIterator[OwnEngine]:
+    """Have an engine for a while, with the function's image."""
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        pytest.skip("a second dockerd needs root and dockerd itself")
+    directory = Path(tempfile.mkdtemp(prefix="chaos-engine-"))
+    engine = OwnEngine(directory, live_restore=live_restore)
+    try:
+        await engine.start()
+        await asyncio.to_thread(build_image, f"unix://{engine.socket}")
+        yield engine
+    finally:
+        await engine.end(signal.SIGTERM)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+@pytest.mark.parametrize("live_restore", [False, True], ids=["containers die with it", "containers live on"])
+async def test_dockerd_is_killed_under_load(tmp_path: Path, tally: Tally, live_restore: bool) -> None:
+    """Whether containers outlive it or not: the node says why it takes no work, and takes work again by itself."""
+    async with (
+        own_engine(live_restore=live_restore) as engine,
+        world(tmp_path, tally, f"dockerd {live_restore}", engine=engine.socket) as made,
+    ):
+        entries = await asyncio.gather(*(made.client.submit(kind, seconds=4.0) for kind in KINDS))
+        await made.place_of(entries[0].id)
+        blocked = made.places[0].agent.when("takes no work")
+        tally.fault(f"dockerd killed, live-restore {'on' if live_restore else 'off'}")
+        await engine.end(signal.SIGKILL)
+        await made.client.submit_some(4)
+        async with asyncio.timeout(30):
+            await blocked
+        await engine.start()
+        await audit(made)
+
+
+async def test_socket_is_gone(tmp_path: Path, tally: Tally) -> None:
+    """An engine that cannot be reached has not lost its containers: nothing is declared dead, nothing runs twice."""
+    async with world(tmp_path, tally, "socket gone") as made:
+        await _under_load(made)
+        tally.fault(f"engine's socket gone for {GONE_SECONDS:.0f} s")
+        tap = made.places[0].tap
+        tap.vanish()
+        await asyncio.sleep(GONE_SECONDS)  # the fault
+        await tap.start()
+        await audit(made)
+
+
+async def test_engine_hangs(tmp_path: Path, tally: Tally) -> None:
+    """Calls that are taken and not answered hold up nobody but whoever waits for them, and not for ever."""
+    async with world(tmp_path, tally, "engine hangs") as made:
+        await _under_load(made)
+        tally.fault(f"engine hangs for {GONE_SECONDS:.0f} s")
+        tap = made.places[0].tap
+        tap.hang()
+        await asyncio.sleep(GONE_SECONDS)  # the fault
+        tap.answer()
+        await audit(made)
+
+
+async def _under_load(made: World) -> None:
+    entries = await asyncio.gather(*(made.client.submit(kind, seconds=2.0) for kind in KINDS))
+    await made.place_of(entries[0].id)
+    await made.client.submit_some(4)

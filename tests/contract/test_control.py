@@ -1,0 +1,180 @@
+"""The control socket of a real node, asked as `fernd agent status`, `drain` and `gc` ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+
+from agent import control
+from agent.cli.main import fernd
+from agent.control_socket import SOCKET, Command, CommandFailed, NotRunning, ask
+from agent.journal import Journal
+from agent.protocol import CreditNotice, Decline, NodeHeartbeat, Offer, Outcome, OutcomeAck
+from agent.status import Orphan
+from tests.contract.dispatcher_side import NODE_ID, Dispatcher
+from tests.contract.node_side import REVISION, Running, StartNode, answered, lease, ready
+
+Serve = Callable[[Running], Any]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The node of a test logs to the stdout that a command's output is taken from."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    async with AsyncExitStack() as stack:
+        yield lambda running: stack.enter_async_context(control.serving(tmp_path, running.node))
+
+
+async def run(directory: Path, *arguments: str) -> Result:
+    """Run a command as a user would, in another thread, since it has an event loop of its own."""
+    return await asyncio.to_thread(
+        CliRunner().invoke, fernd, ["agent", arguments[0], "--data-dir", str(directory), *arguments[1:]]
+    )
+
+
+async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve, tmp_path: Path) -> None:
+    """A node whose dispatcher is unreachable says what it is, what it can take and what it still has to deliver."""
+    journal = Journal(tmp_path)
+    await journal.open()
+    await journal.accept(Offer(1, lease(7), REVISION))
+    await journal.finish(answered(lease(7)).outcome, None)
+    await journal.close()
+    running = start(urls=["http://127.0.0.1:1"])
+    await serve(running)
+    while running.phase() != "ready":  # noqa: ASYNC110 - bounded by the test's own limit
+        await asyncio.sleep(0.01)
+    done = await run(tmp_path, "status", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["node"], found["phase"], found["available"]) == (NODE_ID, "ready", True)
+    assert (found["connected"], found["lastContact"], found["roundTrip"]) == (False, None, None)
+    assert found["permits"]["freeSlots"] == 3
+    assert found["spool"]["attempts"] == 2
+    assert found["spool"]["bytes"] > 0
+    done = await run(tmp_path, "status")
+    assert "http://127.0.0.1:1 (not connected)" in done.output
+    assert "1 of them finished" in done.output
+
+
+async def test_status_shows_what_runs(dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path) -> None:
+    """Each task with its phase and progress, the permits that it holds, and how the line is."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION))
+    function = await running.function()
+    function.report.phase("running")
+    function.report.percent(42, "some words")
+    await session.expect(NodeHeartbeat, lambda message: message.clock_offset is not None)
+    found = json.loads((await run(tmp_path, "status", "--json")).output)
+    (task,) = found["tasks"]
+    assert (task["state"], task["progress"], task["message"]) == ("running", 42, "some words")
+    assert task["function"] == REVISION.function
+    assert found["permits"] == {
+        "freeCpus": 1.5,
+        "heldCpus": 0.5,
+        "freeMemory": 412,
+        "heldMemory": 100,
+        "freeSlots": 2,
+        "heldSlots": 1,
+    }
+    assert found["connected"] is True
+    assert found["lastContact"] < 15
+    assert found["roundTrip"] > 0
+    assert "some words" in (await run(tmp_path, "status")).output
+
+
+async def test_a_drained_node_stays_up_and_takes_nothing_new(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """What runs is finished and delivered, ``--wait`` returns then, and the dispatcher knows why nothing is taken."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    of = lease(1)
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    waiting = asyncio.create_task(run(tmp_path, "drain", "--wait"))
+    await session.expect(CreditNotice, lambda message: message.credit.slots == 0)
+    await session.expect(NodeHeartbeat, lambda message: message.reason == "drained on the machine itself")
+    await session.send(Offer(2, lease(2), REVISION))
+    await session.expect(Decline)
+    assert function.stopped is None
+    function.end(answered(of))
+    await session.expect(Outcome)
+    assert not waiting.done()
+    await session.send(OutcomeAck(of, recorded=True))
+    done = await waiting
+    assert (done.exit_code, done.output) == (0, "drained: nothing runs, and every outcome is delivered\n")
+    assert running.phase() == "draining"
+    assert not running.task.done()
+    assert session.ws.closed is False
+
+
+async def test_gc_lists_and_removes_what_nobody_needs(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """Files of running attempts stay; a dry run changes nothing; an engine that is away is said."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION))
+    await running.function()
+    stray, used = tmp_path / "bodies" / f"{9:024x}-1.body", tmp_path / "bodies" / f"{1:024x}-1.body"
+    stray.write_bytes(b"x")
+    used.write_bytes(b"x")
+    running.containers.orphans = [Orphan("container", "fernd-1", "no task")]
+    for arguments in (["--dry-run", "--json"], ["--json"]):
+        assert stray.exists()
+        found = json.loads((await run(tmp_path, "gc", *arguments)).output)
+        assert [(orphan["kind"], orphan["name"]) for orphan in found] == [
+            ("file", str(stray)),
+            ("container", "fernd-1"),
+        ]
+    assert not stray.exists()
+    assert used.exists()
+    assert (await run(tmp_path, "gc")).output == "nothing to remove\n"
+    running.containers.problem = "the engine is away"
+    done = await run(tmp_path, "gc")
+    assert (done.exit_code, done.stderr) == (1, "error: the engine is away\n")
+
+
+async def test_the_socket_is_the_owners_alone_and_outlives_a_crash(
+    start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """One that a crashed agent left is replaced; after the agent's end there is none, and a command says so."""
+    (tmp_path / SOCKET).write_bytes(b"")
+    running = start(urls=["http://127.0.0.1:1"])
+    async with control.serving(tmp_path, running.node):
+        assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
+        await ask(tmp_path, Command("status"))
+    assert not (tmp_path / SOCKET).exists()
+    with pytest.raises(NotRunning):
+        await ask(tmp_path, Command("status"))
+    done = await run(tmp_path, "status")
+    assert (done.exit_code, done.stderr) == (3, f"error: no agent runs with {tmp_path}\n")
+
+
+async def test_a_long_path_and_nonsense_do_no_harm(start: StartNode, tmp_path: Path) -> None:
+    """A data directory deeper than a socket's address can say works, and what is no command is answered."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    running = start(urls=["http://127.0.0.1:1"])
+    async with control.serving(deep, running.node):
+        with pytest.raises(CommandFailed, match="not a command"):
+            await ask(deep, Command("explode"))  # type: ignore[arg-type]
+        assert (await ask(deep, Command("status")))["node"] == NODE_ID
