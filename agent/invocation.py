@@ -14,7 +14,7 @@ from typing import Literal
 
 import structlog
 
-from agent.containers.answer import AnswerBody
+from agent.containers.answer import AnswerBody, AnswerNotKept
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.containers.execution import CannotRun, Execution, GaveBack, Ran, Report
 from agent.containers.host import ContainerHost, Refused
@@ -131,6 +131,9 @@ class Invocation:
         except NoRoom as error:
             self._log.warning("no room for a container", reason=str(error))
             return GaveBack("no_room", started=False)
+        except AnswerNotKept as error:
+            self._log.error("answer cannot be kept on this disk", reason=str(error))
+            return GaveBack("disk", started=True)
         except EngineUnavailable as error:
             self._log.warning("engine lost", reason=str(error))
             return GaveBack("engine_lost", execution.started)

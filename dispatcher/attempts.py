@@ -158,6 +158,7 @@ class Attempts:
         # What went wrong there would soon go wrong again: others are asked first.
         self._matching.node_declined(node, holding.revision.key, self._monotonic() + SHUN_SECONDS)
         if message.started or self._returned_too_often(message.lease.task):
+            holding.stage = Stage.ACCEPTED  # its accept may still be on the way into the store
             await self.lost(holding, message.reason)
         else:
             log.info("task given back", task=message.lease.task, node=node, reason=message.reason)

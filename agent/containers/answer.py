@@ -14,6 +14,10 @@ class AnswerTooLarge(Exception):
     """The answer has more bytes than a result may have."""
 
 
+class AnswerNotKept(Exception):
+    """The answer cannot be written to this node's disk; the text says why."""
+
+
 class AnswerBody:
     """Collects an answer's body.
 
@@ -29,13 +33,16 @@ class AnswerBody:
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self.size = 0
+        self._failure = ""
 
     async def add(self, piece: bytes) -> None:
         """Take the next bytes.
 
         Raises:
             AnswerTooLarge: That is one too many.
+            AnswerNotKept: There is no room on the disk for them, or was none before.
         """
+        self.check()
         self.size += len(piece)
         if self.size > self.limit:
             raise AnswerTooLarge
@@ -45,12 +52,22 @@ class AnswerBody:
             await self._write()
 
     async def close(self) -> tuple[bytes | None, Path | None]:
-        """Give the body, or the file that it is in."""
+        """Give the body, or the file that it is in.
+
+        Raises:
+            AnswerNotKept: It is not complete.
+        """
+        self.check()
         if self._file is None:
             return bytes(self._memory), None
         await self._write()
         await asyncio.to_thread(self._file.close)
         return None, self._path
+
+    def check(self) -> None:
+        """Raise `AnswerNotKept` if bytes were lost."""
+        if self._failure:
+            raise AnswerNotKept(self._failure)
 
     def in_memory(self) -> bytes | None:
         """Look at the body so far; None where it is in a file."""
@@ -62,6 +79,7 @@ class AnswerBody:
         self._file = None
         self._hash = hashlib.sha256()
         self.size = 0
+        self._failure = ""
 
     async def discard(self) -> None:
         """Forget what was collected. May be called again."""
@@ -76,12 +94,18 @@ class AnswerBody:
 
     async def _write(self) -> None:
         piece, self._memory = self._memory, bytearray()
-        self._file = await asyncio.to_thread(self._append, self._file, piece)
+        try:
+            await asyncio.to_thread(self._append, piece)
+        except OSError as error:
+            self._failure = error.strerror or str(error)
+            self.check()
 
-    def _append(self, file: BinaryIO | None, piece: bytearray) -> BinaryIO:
-        opened = file or self._path.open("wb")
-        opened.write(piece)
-        return opened
+    def _append(self, piece: bytearray) -> None:
+        if self._file is None:
+            self._file = self._path.open("wb", buffering=0)
+        left = memoryview(piece)
+        while left:
+            left = left[self._file.write(left) :]
 
     def _unlink(self, file: BinaryIO) -> None:
         file.close()

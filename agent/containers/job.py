@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent.containers.adoption import FED_BYTES
-from agent.containers.answer import AnswerBody, AnswerTooLarge
+from agent.containers.answer import AnswerBody, AnswerNotKept, AnswerTooLarge
 from agent.containers.container import Container
 from agent.containers.engine import Attachment
 from agent.containers.evidence import certain_of, death_of
@@ -74,14 +74,15 @@ async def _until_ended(execution: Execution, container: Container, output: JobOu
     begun = execution.monotonic()
     writing = asyncio.create_task(_feed(execution, container))
     ended = asyncio.create_task(container.ended.wait())
-    too_large = asyncio.create_task(output.too_large.wait())
+    unwanted = asyncio.create_task(output.unwanted.wait())
     try:
-        await asyncio.wait({ended, too_large}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ended, unwanted}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (writing, ended, too_large):
+        for task in (writing, ended, unwanted):
             task.cancel()
-        await asyncio.gather(writing, ended, too_large, return_exceptions=True)
-    if output.too_large.is_set():
+        await asyncio.gather(writing, ended, unwanted, return_exceptions=True)
+    execution.answer.check()
+    if output.unwanted.is_set():
         return execution.ended("result_too_large", f"the result is over {execution.answer.limit} bytes")
     if not container.ended.is_set():
         return execution.ended("timeout", f"the job did not end within {execution.revision.timeout} s")
@@ -106,11 +107,11 @@ class JobOutput:
     """Sorts what a job writes: standard output is the result, standard error the log.
 
     Attributes:
-        too_large: Set when the result is over the limit.
+        unwanted: Set when no more can be taken: the result is over the limit, or cannot be kept.
     """
 
     def __init__(self, body: AnswerBody, capture: Capture) -> None:
-        self.too_large = asyncio.Event()
+        self.unwanted = asyncio.Event()
         self._body = body
         self._capture = capture
         self._text: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
@@ -120,13 +121,13 @@ class JobOutput:
         if stream == "stderr":
             self._capture.feed(stream, piece)
             return
-        if self.too_large.is_set():
+        if self.unwanted.is_set():
             return
         self._look_for_text(piece)
         try:
             await self._body.add(piece)
-        except AnswerTooLarge:
-            self.too_large.set()
+        except (AnswerTooLarge, AnswerNotKept):
+            self.unwanted.set()
 
     async def start_over(self) -> None:
         """Forget what was taken, since all of it comes again."""

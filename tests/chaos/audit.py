@@ -26,6 +26,7 @@ LASTING_FILES = {
     "journal.sqlite",
     "journal.sqlite-shm",
     "journal.sqlite-wal",
+    "marks",
     "node.json",
 }
 """What an agent's data directory holds when nothing is under way."""
@@ -134,7 +135,12 @@ async def _left_behind(world: World) -> list[str]:
 
     left = await _settled(lambda: things())
     for place in world.places:
-        files = {str(file.relative_to(place.agent.directory)) for file in place.agent.directory.rglob("*")}
+        # Marks of containers lie in a directory for each boot of the machine, which stays.
+        files = {
+            str(file.relative_to(place.agent.directory))
+            for file in place.agent.directory.rglob("*")
+            if file.is_file() or file.parent.name != "marks"
+        }
         left += [f"{place.agent.name}: {file} is left" for file in sorted(files - LASTING_FILES)]
     return left
 

@@ -6,11 +6,13 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.chaos.audit import audit
@@ -36,7 +38,8 @@ class OwnEngine:
     async def start(self) -> None:
         """Start it and wait until it answers."""
         directory = self._directory
-        (directory / "pid").unlink(missing_ok=True)  # what a killed one left may name any process by now
+        for left in (directory / "pid", directory / "exec/containerd/containerd.pid"):
+            left.unlink(missing_ok=True)  # what a killed one left may name any process by now
         options = {
             "host": f"unix://{self.socket}",
             "data-root": directory / "data",
@@ -74,6 +77,22 @@ class OwnEngine:
                 await self._process.wait()
 
 
+def _clear_up(directory: Path) -> None:
+    """Remove what an engine left: where a test failed, containers with their shims too."""
+    for shim in [process for process in psutil.process_iter(["cmdline"]) if _is_of(process, directory)]:
+        with suppress(psutil.NoSuchProcess):
+            for process in [*shim.children(recursive=True), shim]:
+                process.kill()
+    for mount in psutil.disk_partitions(all=True):
+        if mount.mountpoint.startswith(f"{directory}/"):
+            subprocess.run(["umount", "--lazy", mount.mountpoint], check=False)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_of(process: psutil.Process, directory: Path) -> bool:
+    return any(str(directory) in argument for argument in process.info["cmdline"] or ())
+
+
 @asynccontextmanager
 async def own_engine(*, live_restore: bool) -> AsyncIterator[OwnEngine]:
     """Have an engine for a while, with the function's image."""
@@ -87,7 +106,7 @@ async def own_engine(*, live_restore: bool) -> AsyncIterator[OwnEngine]:
         yield engine
     finally:
         await engine.end(signal.SIGTERM)
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        await asyncio.to_thread(_clear_up, directory)
 
 
 @pytest.mark.parametrize("live_restore", [False, True], ids=["containers die with it", "containers live on"])

@@ -19,7 +19,8 @@ from tests.chaos.world import world
 
 pytestmark = [pytest.mark.engine, pytest.mark.chaos, pytest.mark.timeout(300), pytest.mark.usefixtures("image")]
 
-DISK = "8m"
+DISK = "160m"
+"""More than the agent wants to see free before it takes work."""
 DAY = 86_400
 
 
@@ -72,7 +73,7 @@ async def test_clock_jumps(tmp_path: Path, tally: Tally) -> None:
     libraries = glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not libraries:
         pytest.skip("libfaketime is not installed: apt-get install libfaketime")
-    clock = tmp_path / "clock"
+    clock = tmp_path / "offset"
     clock.write_text("+0")
     environ = {
         "LD_PRELOAD": libraries[0],

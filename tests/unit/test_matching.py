@@ -210,10 +210,12 @@ class MatchingMachine(RuleBasedStateMachine):
     def change(self, node: str, slots: int, seen: int, available: bool) -> None:
         if node not in self.nodes:
             return
-        capabilities, _, under_way, _ = self.nodes[node]
+        capabilities, known, under_way, _ = self.nodes[node]
         credit = Credit(capabilities.cpu_count, 1024, slots, offers_seen=seen)
-        under_way = {number: share for number, share in under_way.items() if number > seen}
-        self.nodes[node] = (capabilities, credit, under_way, available)
+        if seen >= known.offers_seen:
+            known = credit
+            under_way = {number: share for number, share in under_way.items() if number > seen}
+        self.nodes[node] = (capabilities, known, under_way, available)
         self.subject.node_changed(node, credit=credit, available=available)
 
     @rule(node=st.sampled_from("abcd"))
