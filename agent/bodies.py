@@ -14,8 +14,9 @@ import random as _random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import aiohttp
 import structlog
@@ -147,7 +148,7 @@ class Bodies:
                 self._log.info("input not fetched yet", task=lease.task, problem=problem, failures=failures)
                 await asyncio.sleep(max(wait, full_jitter(failures, self._random)))
 
-    async def _get(self, lease: Lease, size: int, target: BinaryIO) -> None:
+    async def _get(self, lease: Lease, size: int, target: FileIO) -> None:
         """Fetch what is missing. What came until a connection broke is in the file."""
         have = target.tell()
         headers = self._headers(lease) | ({"Range": f"bytes={have}-"} if have else {})
@@ -221,7 +222,7 @@ class _Part(payload.Payload):
     right.
     """
 
-    def __init__(self, source: BinaryIO, offset: int, size: int, silence: asyncio.Timeout) -> None:
+    def __init__(self, source: FileIO, offset: int, size: int, silence: asyncio.Timeout) -> None:
         super().__init__(source, content_type="application/octet-stream")
         self._source = source
         self._offset = offset
@@ -265,11 +266,11 @@ def _refusal(status: int) -> Upload:
 
 
 @asynccontextmanager
-async def _opened(file: Path, mode: Literal["rb", "wb"]) -> AsyncIterator[BinaryIO]:
+async def _opened(file: Path, mode: Literal["rb", "wb"]) -> AsyncIterator[FileIO]:
     """Open a file without a buffer; it is closed also where a cancellation comes while a thread opens it."""
     opening = asyncio.ensure_future(asyncio.to_thread(file.open, mode, buffering=0))
     try:
-        opened: BinaryIO = await asyncio.shield(opening)
+        opened: FileIO = await asyncio.shield(opening)
     except asyncio.CancelledError:
         opening.add_done_callback(_close_opened)
         raise
@@ -279,12 +280,12 @@ async def _opened(file: Path, mode: Literal["rb", "wb"]) -> AsyncIterator[Binary
         await asyncio.to_thread(opened.close)
 
 
-def _close_opened(opening: asyncio.Future[BinaryIO]) -> None:
+def _close_opened(opening: asyncio.Future[FileIO]) -> None:
     if opening.exception() is None:
         opening.result().close()
 
 
-async def _write(target: BinaryIO, chunk: bytes, *, restart: bool = False) -> None:
+async def _write(target: FileIO, chunk: bytes, *, restart: bool = False) -> None:
     try:
         if restart:
             await asyncio.to_thread(_empty, target)
@@ -293,13 +294,13 @@ async def _write(target: BinaryIO, chunk: bytes, *, restart: bool = False) -> No
         raise BodyUnavailable(f"the input cannot be written to disk: {error.strerror}") from None
 
 
-def _append(target: BinaryIO, chunk: bytes) -> None:
+def _append(target: FileIO, chunk: bytes) -> None:
     left = memoryview(chunk)
     while left:
         left = left[target.write(left) :]
 
 
-def _empty(target: BinaryIO) -> None:
+def _empty(target: FileIO) -> None:
     target.seek(0)
     target.truncate()
 

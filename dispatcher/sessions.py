@@ -70,6 +70,8 @@ class Presence(msgspec.Struct):
     load: Load = Load()
     available: bool = True
     reason: str = ""
+    clock_offset: float | None = None
+    """Milliseconds by which the dispatcher's clock is ahead of the node's, as the node measured it."""
 
     @property
     def running(self) -> int:
@@ -299,6 +301,7 @@ class Sessions:
         presence.load = message.load
         presence.available = message.available
         presence.reason = message.reason
+        presence.clock_offset = message.clock_offset
         if message.images is not None:
             presence.images = message.images
         if message.warm is not None:

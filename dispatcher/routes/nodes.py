@@ -78,7 +78,10 @@ class NodeLoad(Struct, frozen=True, rename="camel"):
 
 
 class NodeView(Struct, frozen=True, rename="camel"):
-    """A node. `credit` and `load` are null while it is not connected; `reason` says why it is not available."""
+    """A node. `credit` and `load` are null while it is not connected; `reason` says why it is not available.
+
+    `clockOffset` is by how many milliseconds the dispatcher's clock is ahead of the node's.
+    """
 
     hash: str
     description: str
@@ -90,6 +93,7 @@ class NodeView(Struct, frozen=True, rename="camel"):
     load: NodeLoad | None
     running: int
     warm: list[str]
+    clock_offset: float | None
     version: str
     joined: str
     last_contact: str | None
@@ -194,6 +198,7 @@ def view(node: Node, presence: Presence | None) -> NodeView:
         load=None if presence is None else NodeLoad(presence.load.cpu_percent, presence.load.memory_free),
         running=0 if presence is None else presence.running,
         warm=[] if presence is None else presence.warm,
+        clock_offset=None if presence is None else presence.clock_offset,
         version=version,
         joined=epoch_seconds(node.joined_ms),
         last_contact=epoch_seconds_or_null(seen_ms),

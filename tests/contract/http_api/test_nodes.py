@@ -47,6 +47,7 @@ async def test_node_joins_and_is_shown(api: Api) -> None:
         "load": None,
         "running": 0,
         "warm": [],
+        "clockOffset": None,
         "version": "",
         "lastContact": None,
     }
@@ -67,12 +68,14 @@ async def test_connected_node_shows_what_it_says(api: Api, node: Node) -> None:
             available=False,
             reason="on battery",
             warm=["a.1"],
+            clock_offset=-250.5,
         )
     )
     await node.receive(DispatcherHeartbeat)
     shown = (await api("GET", f"/v1/node/{node.id}")).json()
     assert shown["capabilities"] == {"cpuCount": 2, "memSize": 512, "networkLatency": 3.5, "privileged": True}
     assert shown["credit"] == {"cpu": 1.5, "memory": 100, "slots": 1}
+    assert shown["clockOffset"] == -250.5
     assert shown["load"] == {"cpuPercent": 12.5, "memoryFree": 300}
     assert (shown["available"], shown["reason"], shown["running"], shown["warm"]) == (False, "on battery", 2, ["a.1"])
 
