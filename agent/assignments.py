@@ -175,7 +175,7 @@ class Assignments:
         offer = kept.offer
         if kept.outcome is not None or offer is None or offer.revision.mode != "job":
             return None
-        permit = self._permits.try_take(offer.revision.cpus, offer.revision.memory)
+        permit = self._permits.try_take(*offer.revision.share_of(self._capabilities()))
         return Attempt.of_interrupted(offer, permit, self._workplace) if permit is not None else None
 
     async def _wait_for_engine(self) -> None:
@@ -212,7 +212,7 @@ class Assignments:
         if offer.lease in self._attempts:
             return
         reason = self._objection(offer)
-        permit = self._permits.try_take(offer.revision.cpus, offer.revision.memory) if not reason else None
+        permit = self._permits.try_take(*offer.revision.share_of(self._capabilities())) if not reason else None
         if permit is None:
             reason = reason or "no permit"
             self._log.info("offer declined", task=offer.lease.task, attempt=offer.lease.attempt, reason=reason)

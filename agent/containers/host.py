@@ -141,7 +141,7 @@ class ContainerHost:
             if self.internet:
                 await self._networks.make("internet")
             await self.image_store.refresh()
-            await self.gc(dry_run=False)
+            await self.pool.remove_owed()
         except (EngineError, FirewallError) as error:
             raise EngineUnavailable(f"what fernd needs of the Docker Engine is not there again: {error}") from None
 
@@ -280,7 +280,8 @@ class ContainerHost:
             network=network,
             publish=publish,
             cpus=revision.cpus,
-            memory=revision.memory,
+            # A node smaller than the default gives what it has; see `Revision.share_of`.
+            memory=revision.mem_size or min(revision.memory, self._memory_budget),
             privileged=revision.privileged,
             attempt=attempt_label(offer.lease) if revision.mode == "job" else "",
         )
@@ -367,6 +368,7 @@ class ContainerHost:
                 if now >= sweep_at:
                     # At random within the interval, so that many nodes do not fall into step.
                     sweep_at = now + SWEEP_SECONDS * (0.5 + self._random())
+                    await pool.remove_owed()
                     await self.gc(dry_run=False)
                     await self.image_store.refresh()
             except (EngineError, EngineUnavailable) as error:

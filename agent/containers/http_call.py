@@ -89,7 +89,10 @@ async def post(door: Door, query: str, headers: Headers, body: bytes | Path, ans
     """
     # A path with an empty query is sent without a question mark.
     url = URL.build(scheme="http", host=door.host, port=door.port, path="/", query_string=query, encoded=True)
-    sent = CIMultiDict([*headers, ("Content-Length", str(await size_of(body)))])
+    # Of lines of one name in several spellings the library would send the last alone.
+    spelling: dict[str, str] = {}
+    lines = [(spelling.setdefault(name.lower(), name), value) for name, value in headers]
+    sent = CIMultiDict([*lines, ("Content-Length", str(await size_of(body)))])
     # Bytes go as they are; a file is read here, since the library would read it on the loop.
     content = body if isinstance(body, bytes) else pieces_of(body)
     try:

@@ -21,6 +21,13 @@ def answer(ran: Any) -> Any:
     return json.loads(ran.outcome.body)
 
 
+async def test_lines_of_one_name_in_several_spellings_all_arrive(call: Caller) -> None:
+    """No header line is lost because another spells its name otherwise."""
+    headers = [("X-Ok", "1"), ("x-ok", "2"), ("X-OK", "3")]
+    seen = answer(await call(revision(), "do=echo", b"", headers))["headers"]
+    assert [value for name, value in seen if name.lower() == "x-ok"] == ["1", "2", "3"]
+
+
 async def test_the_request_arrives_as_it_was_sent(call: Caller) -> None:
     """Query and body byte for byte, end-to-end headers in order, ours in place of copies, and nothing invented."""
     query = "a=%20+%C3%A4&&a=2&%zz&q=[]'\"é"
