@@ -134,10 +134,10 @@ class EngineWatch:
                     await self._in_doubt.wait()
             if away:
                 await asyncio.sleep(AGAIN_SECONDS * self._random())  # doubts do not hurry one that is known to be away
-            trouble = await self._trouble(resync=away)
-            # What came up until now is answered by this.
             self._in_doubt.clear()
+            trouble = await self._trouble(resync=away)
             if trouble:
+                self._in_doubt.clear()  # the question itself raised it
                 self._availability.block("engine", trouble)
             else:
                 self._availability.clear("engine")

@@ -50,8 +50,8 @@ CALL_SECONDS = 30.0
 START_SECONDS = 60.0
 """Time limit of creating or starting a container: slow disks take long."""
 
-EVIDENCE_SECONDS = 5.0
-"""Time limit of a question whose answer would be good to have."""
+SIGNAL_SECONDS = 5.0
+"""Time limit of a signal, which the kill follows anyway."""
 
 STALL_SECONDS = 60.0
 """A pull that says nothing for so long is given up."""
@@ -249,6 +249,7 @@ class Engine:
 
     async def attach(self, container: str, stdin: bool = False) -> Attachment:
         """Take hold of a container's streams. Before `start`, so that nothing is lost."""
+        wanted = True
 
         def run(client: docker.APIClient) -> socket.socket:
             streams = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
@@ -256,9 +257,15 @@ class Engine:
             # The socket belongs to a response of the library, which would close it. It is ours from now on.
             raw = socket.socket(fileno=hijacked._sock.detach())  # noqa: SLF001
             hijacked._response.close()  # noqa: SLF001
+            if not wanted:
+                raw.close()
             return raw
 
-        raw = await self._call(run)
+        try:
+            raw = await self._call(run)
+        except BaseException:
+            wanted = False
+            raise
         raw.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=raw, limit=64 * 1024)
         return Attachment(reader, writer)
@@ -296,7 +303,7 @@ class Engine:
         """Send a signal to a container that runs; one that ended is passed over."""
         with contextlib.suppress(EngineError):
             client = _given(self._client)
-            await self._in_thread(lambda: client.kill(container, signal), self._urgent, EVIDENCE_SECONDS)
+            await self._in_thread(lambda: client.kill(container, signal), self._urgent, SIGNAL_SECONDS)
 
     async def pause(self, container: str) -> None:
         """Freeze a container."""
@@ -338,7 +345,7 @@ class Engine:
             seen = [event["Action"] for event in client.events(since=1, until=now, filters=filters, decode=True)]
             return seen.count("kill") if "start" in seen else None
 
-        return await self._call(run, limit=EVIDENCE_SECONDS)
+        return await self._call(run)
 
     async def remembers(self, container: str) -> bool:
         """Say whether the engine that answers now has surely been there since a container was started."""

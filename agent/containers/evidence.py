@@ -27,6 +27,9 @@ log = structlog.get_logger()
 OOM_FLAG_SECONDS = 0.3
 """The engine learns of an end and of the lack of memory by two ways; the second may be so much later."""
 
+LAST_BREATH_SECONDS = 0.5
+"""An engine that stops its containers because it ends does not answer any more after so long."""
+
 _KILLED = 128 + signal.SIGKILL
 
 
@@ -82,7 +85,7 @@ async def death_of(engine: Engine, container: Container, patience: float) -> Dea
 async def certain_of(engine: Engine, container: Container) -> None:
     """See to it that a container's end is its own doing, and that nothing is missing.
 
-    An engine that ends takes its containers with it, unless it is set to let them live; some of them even end
+    An engine that ends stops its containers first, unless it is set to let them live; some of them even end
     with code 0 then. One that remembers the container's start was not restarted, and merely did not answer.
 
     Raises:
@@ -90,13 +93,17 @@ async def certain_of(engine: Engine, container: Container) -> None:
     """
     if container.lost:
         raise EngineUnavailable("what the container did is not known")
-    if container.disturbed and container.last is not None and not engine.live_restore:
-        try:
-            remembered = await engine.remembers(container.last.id)
-        except EngineError as error:
-            raise EngineUnavailable(error.message) from None
-        if not remembered:
+    if container.last is None or engine.live_restore:
+        return
+    try:
+        signals = await engine.signals(container.last.id)
+        if signals is None and container.disturbed:
             raise EngineUnavailable("the engine was restarted while the container ran")
+        if (signals or 0) > container.signals:
+            await asyncio.sleep(LAST_BREATH_SECONDS)
+            await engine.signals(container.last.id)
+    except EngineError as error:
+        raise EngineUnavailable(error.message) from None
 
 
 def signal_name(exit_code: int) -> str:

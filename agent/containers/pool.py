@@ -77,6 +77,8 @@ class Pool:
         self._all: dict[str, Container] = {}
         self._idle: OrderedDict[str, Container] = OrderedDict()  # the one longest idle first
         self._removals: dict[str, asyncio.Task[None]] = {}
+        self._owed: set[str] = set()
+        """Containers that the engine did not remove when it was told to."""
         self._removed = asyncio.Condition()
         self.cold_starts = Averages()
         self.services = Averages()
@@ -225,6 +227,19 @@ class Pool:
         while self._removals:
             await asyncio.gather(*self._removals.values(), return_exceptions=True)
 
+    async def remove_owed(self) -> None:
+        """Remove what could not be removed before.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        for name in list(self._owed):
+            try:
+                await self._engine.remove(name)
+            except EngineError as error:
+                log.warning("container not removed", container=name, reason=error.message)
+            self._owed.discard(name)  # a refusal is left to the sweep for orphans
+
     async def tend(self) -> None:
         """Pause and remove what was idle for long enough."""
         now = self._monotonic()
@@ -329,7 +344,7 @@ class Pool:
                 self._removed.notify_all()
 
     async def _remove_from_engine(self, name: str) -> None:
-        """Remove a container; where the engine will not, it is left to the sweep for orphans."""
+        """Remove a container; where the engine is away, later: see `remove_owed`."""
         for attempt in range(1, REMOVE_TRIES + 1):
             try:
                 await self._engine.remove(name)
@@ -338,6 +353,7 @@ class Pool:
                 await asyncio.sleep(0.1 * attempt)
             else:
                 return
+        self._owed.add(name)
 
 
 def _note_failure(start: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import requests
 
 
 class SecondEngine:
@@ -29,6 +30,7 @@ class SecondEngine:
 
     def start(self, live_restore: bool) -> None:
         """Start it, and return when it answers."""
+        self._forget_the_dead()
         command = ["unshare", "--net", "dockerd", "--host", self.address, "--bridge", "none", "--iptables=false"]
         for option, name in (("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")):
             command += [option, str(self.directory / name)]
@@ -38,15 +40,20 @@ class SecondEngine:
             )
         deadline = time.monotonic() + 30
         with docker.APIClient(self.address, version="1.41", timeout=5) as client:
-            while True:
-                try:
-                    client.ping()
-                except (docker.errors.DockerException, OSError) as error:
-                    assert time.monotonic() < deadline, "the second engine did not start"
-                    assert self._process.poll() is None, error
-                    time.sleep(0.05)
-                else:
-                    return
+            while not _answers(client):
+                assert time.monotonic() < deadline, "the second engine does not answer"
+                assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
+                time.sleep(0.05)
+
+    def _forget_the_dead(self) -> None:
+        """Remove the pid files of what was killed: where nobody reaps the dead, they count as running."""
+        for name in ("pid", "exec/containerd/containerd.pid"):
+            file = self.directory / name
+            deadline = time.monotonic() + 10
+            while file.exists() and str(self.directory).encode() in _command(int(file.read_text())):
+                assert time.monotonic() < deadline, f"what {name} names is still there"
+                time.sleep(0.02)
+            file.unlink(missing_ok=True)
 
     def send(self, sign: signal.Signals) -> None:
         assert self._process is not None
@@ -60,7 +67,7 @@ class SecondEngine:
 
     def load(self, images: Iterator[bytes]) -> None:
         with docker.APIClient(self.address, version="1.41", timeout=60) as client:
-            list(client.load_image(b"".join(images)))
+            list(client.load_image(b"".join(images)))  # type: ignore[no-untyped-call]
 
     def remove(self) -> None:
         """End it and leave nothing of it: no process, no mount, no file."""
@@ -84,8 +91,16 @@ class SecondEngine:
         shutil.rmtree(self.directory)
 
 
+def _answers(client: docker.APIClient) -> bool:
+    try:
+        return bool(client.ping())
+    except (docker.errors.DockerException, requests.RequestException, OSError):
+        return False
+
+
 def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    entries = (entry.name for entry in Path("/proc").iterdir())
+    return [int(name) for name in entries if name.isdigit() and int(name) != os.getpid()]
 
 
 def _command(pid: int) -> bytes:

@@ -62,7 +62,8 @@ async def crash(host: ContainerHost, *work: asyncio.Task[Any]) -> None:
 
     for change in ("remove", "kill", "pause", "unpause", "create", "start"):
         setattr(host.engine, change, nothing)
-    host.marks.mark = host.marks.unmark = lambda _: None  # type: ignore[method-assign]
+    for change in ("mark", "unmark"):
+        setattr(host.marks, change, lambda _: None)
     for task in work:
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)

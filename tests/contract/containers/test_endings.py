@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.containers.engine import THREADS, EngineError
 from agent.invocation import GaveBack, Ran
 from agent.protocol import INLINE_LIMIT, Outcome, Revision
 from tests.contract.containers.calls import (
@@ -212,6 +214,42 @@ async def test_stopped_before_it_began(call: Caller) -> None:
     invocation.stop("stale")
     assert await running == GaveBack("stale", started=False)
     assert await call.containers_of(tested) == []
+
+
+@pytest.mark.parametrize("trouble", [EngineError(500, "no"), RuntimeError("a mistake of ours")])
+async def test_what_fails_for_no_known_reason(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """An attempt that fails by the engine's refusal, or by our own fault, counts: it must not go round for ever."""
+
+    async def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(call.host.engine, "create", fail)
+    assert (await call.gives_back(revision())).started
+
+
+async def test_a_signal_does_not_wait(call: Caller) -> None:
+    """A cancel reaches the function at once, also while the engine is busy with as many slow calls as there may be."""
+    tested, heard, slow = revision(), Heard(), threading.Event()
+    invocation = call.prepare(tested, "do=sleep&value=30", heard=heard)
+    running = asyncio.create_task(invocation.run())
+    await heard.until(lambda heard: bool(heard.lines))
+    container = invocation._execution.container
+    assert container is not None
+    assert container.door is not None
+    busy = [asyncio.create_task(call.host.engine._in_thread(slow.wait)) for _ in range(THREADS)]
+    try:
+        invocation.stop("cancelled")
+        async with asyncio.timeout(1):
+            while await container.door.accepts():  # it ends at the signal
+                await asyncio.sleep(0.02)
+    finally:
+        slow.set()
+        await asyncio.gather(*busy)
+    result = await running
+    assert isinstance(result, Ran)
+    assert result.outcome.ending == "cancelled"
 
 
 async def test_the_caller_goes_away(call: Caller) -> None:

@@ -15,13 +15,13 @@ import pytest
 
 from agent.containers import firewall, oom, probe_image
 from agent.containers.answer import AnswerBody, AnswerTooLarge
+from agent.containers.averages import Averages
 from agent.containers.engine import _split_reference
 from agent.containers.evidence import signal_name
 from agent.containers.http_call import request_headers
 from agent.containers.job import JobOutput
 from agent.containers.oom import OomCounter
 from agent.containers.output import Capture
-from agent.containers.pool import Averages
 from agent.protocol import INLINE_LIMIT
 
 
