@@ -103,6 +103,7 @@ class Attempts:
         settled = Reconciled()
         for item in held:
             if (holding := await self._accepted(item.lease, node)) is not None:
+                holding.shown = None  # an agent that was restarted counts its progress anew
                 settled.keep.append(item.lease)
                 if holding.revision.retries == 0 and not item.finished:
                     # Its accept may have come without a `Begin` going back. A second one does nothing.

@@ -9,10 +9,10 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent import task_state as ts
-from agent.protocol import OFFER_SECONDS, Lease, Revision
+from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
 from dispatcher.store.base import NewTask
 from tests.unit.delivery import ACCOUNT, Dispatcher, MemoryStore, Node, Session, Spoilt
 
@@ -20,6 +20,19 @@ ROUNDS_TO_QUIET = 80
 """Rounds of two seconds without faults in which everything must end."""
 
 REVISIONS = {retries: Revision(f"{retries + 1:024x}", 1, "image", retries=retries) for retries in (0, 2)}
+
+MANY = 3
+PASSING = (0.1, OFFER_SECONDS + 0.1, 16.0, LEASE_SECONDS + 0.1)
+ENDINGS: tuple[Spoilt, ...] = ("answer", "answer", "no answer", "given back")
+DISTURBANCES: tuple[ts.Event, ...] = (ts.Overdue(), ts.Overdue(), ts.Draining(), ts.Aborted())
+
+WHAT_HAPPENS = [
+    *["exchange"] * 5,
+    *["connect", "request", "write", "deliver_up", "deliver_down", "time_passes"] * 3,
+    *["create", "work_ends", "pump", "cut", "beat", "crash_node"] * 2,
+    *["cancel", "repeat_up", "disturb", "recount", "crash_dispatcher"],
+]
+"""By how often: most of a life is going to a node and back."""
 
 which = st.integers(0, 1)
 pick = st.integers(0, 50)
@@ -50,139 +63,113 @@ class Delivery(RuleBasedStateMachine):
         self.nonces[nonce] = lease.task
         return nonce
 
-    @initialize(retries=st.sampled_from([0, 2]))
-    def begin(self, retries: int) -> None:
-        self.create(retries)
-        for node in range(len(self.nodes)):
-            self.connect(node)
+    @initialize(number=pick)
+    def begin(self, number: int) -> None:
+        self.create(self.nodes[0], number)
+        for node in self.nodes:
+            self.connect(node, 0)
+
+    @rule(what=st.sampled_from(WHAT_HAPPENS), node=which, number=pick)
+    def something_happens(self, what: str, node: int, number: int) -> None:
+        """One rule for all, so that hypothesis never leaves out what everything else builds on."""
+        getattr(self, what)(self.nodes[node], number)
 
     # what callers do
 
-    @rule(retries=st.sampled_from([0, 0, 2]))
-    @precondition(lambda self: len(self.retries) < 3)
-    def create(self, retries: int) -> None:
-        task_id = f"{len(self.retries) + 1:024x}"
+    def create(self, _: Node, number: int) -> None:
+        if len(self.retries) == MANY:
+            return
+        task_id, retries = f"{len(self.retries) + 1:024x}", number % 3 // 2 * 2
         new = NewTask(task_id, ACCOUNT, REVISIONS[retries], int(self.now * 1000), "", [], b"", 0)
         self.do(self.dispatcher.queue.submit(new))
         self.retries[task_id] = retries
 
-    @rule(number=pick)
-    @precondition(lambda self: self.retries)
-    def cancel(self, number: int) -> None:
+    def cancel(self, _: Node, number: int) -> None:
         task_id = sorted(self.retries)[number % len(self.retries)]
-        if number % 4 == 0:
-            self.do(self.dispatcher.queue.cancel(ACCOUNT, task_id))
+        self.do(self.dispatcher.queue.cancel(ACCOUNT, task_id))
 
     # the network
 
-    @rule(node=which)
-    def connect(self, node: int) -> None:
+    def connect(self, node: Node, _: int) -> None:
         """Begin a session. The node may think that it has one: the old connection broke, and nobody told it."""
-        here = self.nodes[node]
-        here.session = session = Session()
-        self.do(self.dispatcher.welcome(here.id, session, here.hello()))
+        node.session = session = Session()
+        self.do(self.dispatcher.welcome(node.id, session, node.hello()))
 
-    @rule(node=which, told=st.booleans())
-    def cut(self, node: int, told: bool) -> None:
+    def cut(self, node: Node, number: int) -> None:
         """Lose the connection with all that is on its way; the dispatcher may not notice before the next one."""
-        here = self.nodes[node]
-        if here.session is not None and told:
-            self.dispatcher.left(here.id, here.session)
-        here.session = None
+        if node.session is not None and number % 2:
+            self.dispatcher.left(node.id, node.session)
+        node.session = None
 
-    @rule(node=which, first=pick, count=st.integers(1, 4))
-    def deliver_up(self, node: int, first: int, count: int) -> None:
+    def deliver_up(self, node: Node, number: int, count: int | None = None) -> None:
         """Deliver some of what the node sent, in whatever order, as one frame."""
-        here = self.nodes[node]
-        if (session := here.session) is not None and session.up and session.is_open:
-            at = first % len(session.up)
+        if (session := node.session) is not None and session.up and session.is_open:
+            at, count = number % len(session.up), count or 1 + number % 3
             messages = session.up[at : at + count]
             del session.up[at : at + count]
-            self.do(self.dispatcher.take(here.id, session, messages))
+            self.do(self.dispatcher.take(node.id, session, messages))
 
-    @rule(node=which, number=pick)
-    def repeat_up(self, node: int, number: int) -> None:
+    def repeat_up(self, node: Node, number: int) -> None:
         """Deliver something that the node once sent, again or for the first time."""
-        here = self.nodes[node]
-        if here.sent and here.session is not None:
-            self.do(self.dispatcher.take(here.id, here.session, [here.sent[-1 - number % len(here.sent)]]))
+        if node.sent and node.session is not None:
+            message = node.sent[-1 - number % len(node.sent)]
+            self.do(self.dispatcher.take(node.id, node.session, [message]))
 
-    @rule(node=which, number=pick)
-    def deliver_down(self, node: int, number: int) -> None:
+    def deliver_down(self, node: Node, number: int) -> None:
         """Deliver one of the messages to the node: its hello first, then in whatever order."""
-        here = self.nodes[node]
-        if here.session is not None and (waiting := here.session.down):
-            here.receive(waiting.pop(0 if here.session.fresh else number % len(waiting)))
-            here.session.fresh = False
+        if (session := node.session) is not None and session.down:
+            message = session.down.pop(0 if session.fresh else number % len(session.down))
+            session.fresh = False
+            node.receive(message)
 
-    @rule(node=which, times=st.integers(1, 3))
-    def exchange(self, node: int, times: int) -> None:
-        """A while without trouble: what waits for the wire, the disk and a node goes on."""
-        here = self.nodes[node]
-        for _ in range(times):
-            self.pump()
-            while here.session is not None and here.session.down:
+    def exchange(self, node: Node, number: int) -> None:
+        """A while without trouble: what waits for the queue, the wire and the disk goes on."""
+        for _ in range(1 + number % 3):
+            self.do(self.dispatcher.pump())
+            while node.session is not None and node.session.down:
                 self.deliver_down(node, 0)
-            while here.writes:
-                here.write()
-            self.deliver_up(node, 0, 1000)
-
-    @rule(node=which, how=st.sampled_from(["answer", "answer", "no answer", "given back", None]))
-    def run_all(self, node: int, how: Spoilt | None) -> None:
-        """What a node works on gets to run, and may end."""
-        for lease in self.nodes[node].working:
-            self.nodes[node].request(lease)
-            if how is not None:
-                self.nodes[node].work_ends(lease, how)
+            while node.writes:
+                node.write()
+            self.deliver_up(node, 0, count=1000)
 
     # the nodes
 
-    @rule(node=which, fails=st.integers(0, 5))
-    def write(self, node: int, fails: int) -> None:
-        if self.nodes[node].writes:
-            self.nodes[node].write(fails=fails == 0)
+    def write(self, node: Node, number: int) -> None:
+        if node.writes:
+            node.write(fails=number % 5 == 0)
 
-    @rule(node=which, number=pick)
-    def request(self, node: int, number: int) -> None:
-        if working := self.nodes[node].working:
-            self.nodes[node].request(working[number % len(working)])
+    def request(self, node: Node, number: int) -> None:
+        if working := node.working:
+            node.request(working[number % len(working)])
 
-    @rule(node=which, number=pick, how=st.sampled_from(["answer", "answer", "no answer", "given back"]))
-    def work_ends(self, node: int, number: int, how: Spoilt) -> None:
-        if working := self.nodes[node].working:
-            self.nodes[node].work_ends(working[number % len(working)], how)
+    def work_ends(self, node: Node, number: int) -> None:
+        if working := node.working:
+            node.work_ends(working[number % len(working)], ENDINGS[number % len(ENDINGS)])
 
-    @rule(node=which)
-    def beat(self, node: int) -> None:
-        self.nodes[node].beat()
+    def beat(self, node: Node, _: int) -> None:
+        node.beat()
 
-    @rule(node=which, event=st.sampled_from([ts.Overdue(), ts.Draining(), ts.Aborted()]))
-    def disturb(self, node: int, event: ts.Event) -> None:
-        for lease in list(self.nodes[node].attempts):
-            self.nodes[node].handle(lease, event)
+    def disturb(self, node: Node, number: int) -> None:
+        for lease in list(node.attempts):
+            node.handle(lease, DISTURBANCES[number % len(DISTURBANCES)])
 
-    @rule(node=which, readopts=st.booleans(), told=st.booleans())
-    def crash_node(self, node: int, readopts: bool, told: bool) -> None:
-        self.cut(node, told)
-        self.nodes[node].crash(readopts=readopts)
+    def crash_node(self, node: Node, number: int) -> None:
+        self.cut(node, number)
+        node.crash(readopts=number % 3 == 0)
 
     # the dispatcher
 
-    @rule()
-    def pump(self) -> None:
+    def pump(self, _: Node, __: int) -> None:
         self.do(self.dispatcher.pump())
 
-    @rule(seconds=st.sampled_from([0.1, OFFER_SECONDS + 0.1, 16.0, 31.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
+    def time_passes(self, _: Node, number: int) -> None:
+        self.now += PASSING[number % len(PASSING)]
         self.do(self.dispatcher.sweep())
 
-    @rule()
-    def recount(self) -> None:
+    def recount(self, _: Node, __: int) -> None:
         self.do(self.dispatcher.recount())
 
-    @rule()
-    def crash_dispatcher(self) -> None:
+    def crash_dispatcher(self, _: Node, __: int) -> None:
         self.dispatcher = Dispatcher(self.store, lambda: self.now)
         for node in self.nodes:
             node.session = None
@@ -229,27 +216,20 @@ class Delivery(RuleBasedStateMachine):
             self.loop.close()
 
     def _quiet_round(self) -> None:
-        for number, node in enumerate(self.nodes):
+        for node in self.nodes:
             if node.session is None or not node.session.is_open:
-                self.connect(number)
-            self.deliver_down(number, 0)
-            while node.session is not None and node.session.down:
-                self.deliver_down(number, 0)
-            while node.writes:
-                node.write()
+                self.connect(node, 0)
+            self.exchange(node, 0)
             for lease in node.working:
                 node.request(lease)
                 node.work_ends(lease, "answer")
-            while node.writes:
-                node.write()
             node.beat()
-            self.deliver_up(number, 0, 1000)
-        self.time_passes(2.0)
-        self.recount()
-        self.pump()
-        for number in range(len(self.nodes)):
-            if int(self.now) % 30 < 2:
-                self.disturb(number, ts.Overdue())
+            self.exchange(node, 0)
+            if int(self.now) % LEASE_SECONDS < 2:
+                self.disturb(node, 0)
+        self.now += 2.0
+        self.do(self.dispatcher.sweep())
+        self.do(self.dispatcher.recount())
 
 
 Delivery.TestCase.settings = settings(
