@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 
 import aiohttp
@@ -97,6 +98,8 @@ async def post(door: Door, query: str, headers: Headers, body: bytes | Path, ans
     content = body if isinstance(body, bytes) else pieces_of(body)
     try:
         async with (
+            # Where the function answers before it has read all, the file is closed all the same.
+            nullcontext() if isinstance(content, bytes) else aclosing(content),
             await _session(door) as session,
             session.post(url, data=content, headers=sent, allow_redirects=False) as response,
         ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 PIECE = 64 * 1024
@@ -16,7 +16,7 @@ async def size_of(body: bytes | Path) -> int:
     return (await asyncio.to_thread(body.stat)).st_size
 
 
-async def pieces_of(body: bytes | Path) -> AsyncIterator[bytes]:
+async def pieces_of(body: bytes | Path) -> AsyncGenerator[bytes, None]:
     """Give the bytes, so many at a time that nobody waits long."""
     if isinstance(body, bytes):
         for at in range(0, len(body), PIECE):

@@ -127,13 +127,13 @@ async def _left_behind(world: World) -> list[str]:
         with closing(client):
             found: list[Any] = []
             for node in nodes:
-                labelled = {"label": f"{NODE_LABEL}={node}"}
+                labelled: dict[str, Any] = {"label": f"{NODE_LABEL}={node}"}
                 found += client.containers.list(all=True, filters=labelled, ignore_removed=True)
                 found += client.networks.list(filters=labelled)
                 found += client.volumes.list(filters=labelled)
             return [f"left on the engine: {thing}" for thing in found]
 
-    left = await _settled(lambda: things())
+    left = await _settled(things)
     for place in world.places:
         # Marks of containers lie in a directory for each boot of the machine, which stays.
         files = {

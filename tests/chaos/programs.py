@@ -111,7 +111,7 @@ class Program:
     async def logged(self, event: str, seconds: float = START_SECONDS, **values: object) -> Line:
         """Wait for the next line of an event."""
         async with asyncio.timeout(seconds):
-            return await self.when(event, **values)
+            return await self.when(event, lambda: None, **values)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

@@ -51,7 +51,11 @@ class OwnEngine:
         }
         with (directory / "dockerd.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                "dockerd", *(f"--{name}={value}" for name, value in options.items()), stdout=log, stderr=log
+                # Without a network namespace of its own it would remove the bridge of the machine's engine.
+                *("unshare", "--net", "dockerd"),
+                *(f"--{name}={value}" for name, value in options.items()),
+                stdout=log,
+                stderr=log,
             )
         async with asyncio.timeout(60):
             while not await self._answers():

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -68,15 +67,19 @@ async def test_disk_fills_up(tmp_path: Path, tally: Tally, small_disk: Path) -> 
         await audit(made)
 
 
+def _libfaketime() -> list[Path]:
+    return list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
 async def test_clock_jumps(tmp_path: Path, tally: Tally) -> None:
     """Days forward, then back to before the start: no lease ends, no session ends, no timeout strikes."""
-    libraries = glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    libraries = await asyncio.to_thread(_libfaketime)
     if not libraries:
         pytest.skip("libfaketime is not installed: apt-get install libfaketime")
     clock = tmp_path / "offset"
     clock.write_text("+0")
     environ = {
-        "LD_PRELOAD": libraries[0],
+        "LD_PRELOAD": str(libraries[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -13,6 +13,7 @@ import pytest
 from tests.chaos.audit import audit
 from tests.chaos.conftest import LONG, ROUNDS
 from tests.chaos.programs import Program
+from tests.chaos.relay import Way
 from tests.chaos.tally import Tally
 from tests.chaos.workload import KINDS
 from tests.chaos.world import World, world
@@ -136,7 +137,8 @@ async def _storm(made: World, over: float) -> None:
             await place.relay.reset()
         elif harm == "silence":
             made.tally.fault("network silent for up to 3 s")
-            place.relay.silence(*made.rng.choice([("up",), ("down",), ("up", "down")]))
+            ways: tuple[Way, ...] = made.rng.choice([("up",), ("down",), ("up", "down")])
+            place.relay.silence(*ways)
             await asyncio.sleep(made.rng.uniform(0.2, 3.0))
             place.relay.heal()
         elif harm == "freeze":

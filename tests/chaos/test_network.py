@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ async def silence(made: World, seconds: float, *ways: Way) -> None:
     await audit(made)
 
 
-async def _measure(made: World, what: str, found: asyncio.Future[object], began: float) -> float:  # type: ignore[type-arg]
+async def _measure(made: World, what: str, found: asyncio.Future[Any], began: float) -> float:
     await found
     took = time.monotonic() - began
     made.tally.measured(what, took)

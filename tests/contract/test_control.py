@@ -55,7 +55,7 @@ async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve
     await journal.close()
     running = start(urls=["http://127.0.0.1:1"])
     await serve(running)
-    while running.phase() != "ready":  # noqa: ASYNC110 - bounded by the test's own limit
+    while running.phase() != "ready":
         await asyncio.sleep(0.01)
     done = await run(tmp_path, "status", "--json")
     assert done.exit_code == 0, done.output

@@ -145,7 +145,7 @@ async def test_a_disk_that_is_full_at_the_start_is_waited_for(
     await left_by_an_earlier_run(small_disk, Offer(1, of, REVISION))
     filler = await asyncio.to_thread(fill, small_disk)
     running = start()
-    while "cannot be used" not in running.node.status().reason:  # noqa: ASYNC110 - bounded by the test's own limit
+    while "cannot be used" not in running.node.status().reason:
         await asyncio.sleep(0.01)
     assert dispatcher.asked == []
     filler.unlink()
@@ -157,7 +157,7 @@ async def test_a_node_can_be_stopped_while_it_waits_for_its_journal(start: Start
     """A stop does not wait for room on the disk."""
     await asyncio.to_thread(fill, small_disk)
     running = start(urls=["http://127.0.0.1:1"])
-    while not running.node.status().reason.startswith(str(small_disk)):  # noqa: ASYNC110
+    while not running.node.status().reason.startswith(str(small_disk)):
         await asyncio.sleep(0.01)
     running.node.stop()
     await running.ended()
@@ -195,7 +195,7 @@ async def test_what_is_too_old_is_dropped_with_a_loud_line(
     with capture_logs() as logs:
         now[0] += 0.2 * DAYS
         await session.expect(CreditNotice)
-        while running.node.status().spool.attempts:  # noqa: ASYNC110
+        while running.node.status().spool.attempts:
             await asyncio.sleep(0.01)
     (line,) = [line for line in logs if line["log_level"] == "error"]
     assert (line["event"], line["task"]) == ("dropped: the dispatcher did not take it in time", of.task)
@@ -217,7 +217,7 @@ async def test_outcomes_survive_days_without_a_dispatcher(
     dispatcher.refusals += [web.Response(status=503)] * 1000
     await session.ws.close()
     function.end(answered(of, b"kept"))
-    while not running.node.status().spool.finished:  # noqa: ASYNC110
+    while not running.node.status().spool.finished:
         await asyncio.sleep(0.01)
     now[0] += 3 * DAYS
     running.task.cancel()
@@ -396,7 +396,7 @@ async def test_a_removed_node_ends_its_work_and_keeps_its_outcomes(dispatcher: D
     await session.expect(Outcome)
     dispatcher.refusals.append(web.Response(status=403))
     await session.ws.close()
-    while functions[1].stopped is None:  # noqa: ASYNC110
+    while functions[1].stopped is None:
         await asyncio.sleep(0.01)
     assert running.node.status().reason == "this node was removed from its account"
     running.node._link._leaving = True  # type: ignore[union-attr] # the next try comes after half a minute

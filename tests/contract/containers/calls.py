@@ -134,5 +134,5 @@ class Caller:
 async def eventually(holds: Callable[[], Awaitable[bool]], within: float = 10.0) -> None:
     """Wait for what must come true, and fail where it does not."""
     async with asyncio.timeout(within):
-        while not await holds():  # noqa: ASYNC110 - what is waited for is told by nobody
+        while not await holds():
             await asyncio.sleep(0.02)

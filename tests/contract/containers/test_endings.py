@@ -242,7 +242,7 @@ async def test_a_signal_does_not_wait(call: Caller) -> None:
     try:
         invocation.stop("cancelled")
         async with asyncio.timeout(1):
-            while await container.door.accepts():  # noqa: ASYNC110 - it ends at the signal, which nobody tells
+            while await container.door.accepts():
                 await asyncio.sleep(0.02)
     finally:
         slow.set()

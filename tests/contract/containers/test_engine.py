@@ -57,7 +57,7 @@ def shell(node: str, script: str, mode: Any = "http") -> dict[str, Any]:
 
 async def ended(engine: Engine, container: str) -> Inspection:
     async with asyncio.timeout(10):
-        while (found := await engine.inspect(container)).running:  # noqa: ASYNC110 - as its callers must
+        while (found := await engine.inspect(container)).running:
             await asyncio.sleep(0.01)
     return found
 

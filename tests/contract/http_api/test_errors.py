@@ -255,7 +255,7 @@ async def test_connections_over_the_limit_are_turned_away(api: Api) -> None:
         await writer.wait_closed()
     async with asyncio.timeout(SECONDS):
         request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-        while (await raw(api.port, request)).status != 200:  # noqa: ASYNC110 - ends are noticed in their own time
+        while (await raw(api.port, request)).status != 200:
             await asyncio.sleep(0.02)
 
 

@@ -227,7 +227,7 @@ async def test_list_can_be_narrowed_to_a_state(api: Api, node: Node) -> None:
         return [entry["id"] for entry in (await api("GET", f"/v1/task/list?state={state}")).json()]
 
     async with asyncio.timeout(SECONDS):
-        while await ids("running") != [running]:  # noqa: ASYNC110 - progress is kept by a sweep
+        while await ids("running") != [running]:
             await asyncio.sleep(0.02)
     assert await ids("accepted") == [running]
     assert await ids("finished") == [finished]
