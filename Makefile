@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test unit lint setup engine base-image examples lock clean
+.PHONY: help demo test chaos test-tools unit lint setup engine base-image examples lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,8 +13,14 @@ help: ## list the targets
 demo: setup ## run the three examples on real input; fernd up stays until Ctrl-C (ONCE=1: ends by itself)
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
-test: setup lint base-image ## everything: lint, and all tests with the real engine
-	@$(BIN)/pytest
+test: setup lint base-image test-tools ## everything: lint, and all tests with the real engine, with a short run of the faults
+	@$(BIN)/pytest -m 'not long'
+
+chaos: setup base-image test-tools ## the faults of tests/chaos at full length: ROUNDS=10 of random harm, SEED= repeats a run
+	@ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/chaos
+
+test-tools: ## see to it that what the tests need of Debian is there: libfaketime
+	@deploy/ensure-test-tools.sh
 
 unit: setup ## the unit tests alone, without the engine
 	@$(BIN)/pytest tests/unit

@@ -12,13 +12,10 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.chaos.tally import Tally
+from tests.chaos.tally import ROUNDS, Tally
 from tests.chaos.workload import IMAGE, build_image
 
-ROUNDS = int(os.environ.get("ROUNDS") or 1)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
-
-LONG = ROUNDS > 1
 
 _TALLY = Tally(SEED)
 

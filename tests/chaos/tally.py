@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+
+ROUNDS = int(os.environ.get("ROUNDS") or 1)
+LONG = ROUNDS > 1
+"""Faults last as long as the worst that was asked for, and not just long enough to matter."""
 
 
 @dataclass

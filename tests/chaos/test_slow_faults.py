@@ -1,6 +1,7 @@
-"""The line between agent and dispatcher: cut, silent in both ways or one, lossy and slow; and an agent that freezes.
+"""Faults that take their time by nature, and so run side by side, each in a world of its own.
 
-These take their time by nature, and so they run side by side, each in a world of its own.
+The line between agent and dispatcher: cut, silent in both ways or one, lossy and slow. An agent that freezes, or
+dies and stays away. An engine that cannot be reached, or does not answer.
 """
 
 from __future__ import annotations
@@ -16,17 +17,28 @@ import pytest
 
 from agent.protocol import LEASE_SECONDS, SILENCE_SECONDS
 from tests.chaos.audit import audit
-from tests.chaos.conftest import LONG
 from tests.chaos.relay import Way
-from tests.chaos.tally import Tally
+from tests.chaos.tally import LONG, Tally
 from tests.chaos.workload import KINDS, Entry
 from tests.chaos.world import Place, World, world
 
-pytestmark = [pytest.mark.engine, pytest.mark.chaos, pytest.mark.timeout(600), pytest.mark.usefixtures("image")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.chaos,
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("image"),
+]
 
 BEYOND_LEASE = LEASE_SECONDS + 8
 TROUBLE_SECONDS = 90.0 if LONG else BEYOND_LEASE
 """How long the long cuts last."""
+
+GONE_SECONDS = 60.0 if LONG else 15.0
+"""How long an engine is away."""
+
+BACK_SECONDS = 10.0
+"""An agent that comes back has given back what died with it within so long, on a slow machine too."""
 
 
 async def busy(made: World, seconds: float = 3.0) -> tuple[Place, list[Entry]]:
@@ -99,6 +111,44 @@ async def frozen(made: World) -> None:
     await audit(made)
 
 
+async def elsewhere(made: World, *, returns: bool) -> None:
+    """An http task whose agent is killed runs on another: at once where the agent comes back and says so."""
+    entry = await made.client.submit("http", seconds=6.0)
+    place = await made.place_of(entry.id)
+    began = time.monotonic()
+    await made.kill(place.agent)
+    if returns:
+        await place.agent.start()
+    again = await made.executions.ran(entry.id, times=2)
+    what = "restarted" if returns else "gone for good"
+    made.tally.measured(f"kill -9 of an agent, {what}, until its http task runs again", again.at - began)
+    assert again.at - began < (BACK_SECONDS if returns else BEYOND_LEASE)
+    if not returns:
+        assert again.agent != place.agent.name
+        await place.agent.start()
+    await audit(made)
+
+
+async def engine_gone(made: World) -> None:
+    """An engine that cannot be reached has not lost its containers: nothing is declared dead, nothing runs twice."""
+    place, _ = await busy(made)
+    made.tally.fault(f"engine's socket gone for {GONE_SECONDS:.0f} s")
+    place.tap.vanish()
+    await asyncio.sleep(GONE_SECONDS)  # the fault
+    await place.tap.start()
+    await audit(made)
+
+
+async def engine_hangs(made: World) -> None:
+    """Calls that are taken and not answered hold up nobody but whoever waits for them, and not for ever."""
+    place, _ = await busy(made)
+    made.tally.fault(f"engine hangs for {GONE_SECONDS:.0f} s")
+    place.tap.hang()
+    await asyncio.sleep(GONE_SECONDS)  # the fault
+    place.tap.answer()
+    await audit(made)
+
+
 SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "cut 5 s": lambda made: cut(made, 5.0),
     "cut long": lambda made: cut(made, TROUBLE_SECONDS),
@@ -108,6 +158,10 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "silence down": lambda made: silence(made, TROUBLE_SECONDS, "down"),
     "lossy": lossy,
     "frozen": frozen,
+    "agent comes back": lambda made: elsewhere(made, returns=True),
+    "agent stays away": lambda made: elsewhere(made, returns=False),
+    "engine gone": engine_gone,
+    "engine hangs": engine_hangs,
 }
 
 
