@@ -109,6 +109,10 @@ class Container:
         """
         self._sink, self._start_over = sink, start_over
 
+    def expect_output(self) -> None:
+        """Wait for output after each call: what the function wrote in an earlier run of the agent is not known."""
+        self._wrote_at = self._monotonic()
+
     async def settle(self, first: bool) -> None:
         """Wait until what the function wrote before its answer has most likely arrived.
 

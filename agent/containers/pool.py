@@ -166,6 +166,7 @@ class Pool:
                 container.oom = await OomCounter.of(found.id, found.pid)
                 await container.oom.forget()
                 container.door = self._door(found)
+                container.expect_output()
             sound = container.door is not None and await container.door.accepts()
         except (EngineError, OSError) as error:
             log.info("container not adopted", container=container.name, reason=str(error))

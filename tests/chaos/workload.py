@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import random
 import tarfile
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from typing import Any, Literal
 import aiohttp
 import docker
 
-IMAGE = "fernd-test-chaos:latest"
+IMAGE = f"fernd-test-chaos:{os.getpid()}"
+"""Of this run alone: another one on the same engine removes its own when it ends."""
+
 BASE = "fernd-base:latest"
 RETRIES = 9
 """Of functions that may run again: more than any scenario takes away."""
