@@ -75,6 +75,12 @@ class OwnEngine:
             return b" 200 " in answer.partition(b"\r\n")[0]
         return False
 
+    def functions(self) -> list[psutil.Process]:
+        """List the processes of functions, which the engine's end does not end."""
+        shims = [process for process in psutil.process_iter(["cmdline"]) if _is_of(process, self._directory)]
+        inside = [process for shim in shims for process in shim.children(recursive=True)]
+        return [process for process in inside if "/function.py" in process.cmdline()]
+
     async def end(self, number: signal.Signals) -> None:
         """Send a signal that ends it, and wait until it is gone."""
         assert self._process is not None
@@ -94,6 +100,10 @@ def _clear_up(directory: Path) -> None:
         if mount.mountpoint.startswith(f"{directory}/"):
             subprocess.run(["umount", "--lazy", mount.mountpoint], check=False)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _is_of(process: psutil.Process, directory: Path) -> bool:
@@ -131,5 +141,25 @@ async def test_dockerd_is_killed_under_load(tmp_path: Path, tally: Tally, live_r
         await made.client.submit_some(4)
         async with asyncio.timeout(30):
             await blocked
+        await engine.start()
+        await audit(made)
+
+
+async def test_jobs_end_while_dockerd_is_dead(tmp_path: Path, tally: Tally) -> None:
+    """What a job writes while nobody reads is lost: such a job has no answer, and never a short one."""
+    async with (
+        own_engine(live_restore=True) as engine,
+        world(tmp_path, tally, "job ends unseen", engine=engine.socket) as made,
+    ):
+        jobs = await asyncio.gather(*(made.client.submit(kind, seconds=3.0) for kind in ("job", "job_once") * 2))
+        for job in jobs:
+            await made.executions.ran(job.id)
+        tally.fault("dockerd killed, jobs end meanwhile")
+        running = engine.functions()
+        assert running
+        await engine.end(signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while any(map(_lives, running)):
+                await asyncio.sleep(0.05)
         await engine.start()
         await audit(made)

@@ -110,7 +110,8 @@ class Entry:
             return answer is None
         expected = hashlib.sha256(self.text.encode()).hexdigest()
         padding = (expected * (1 + self.size // len(expected)))[: self.size]
-        return bool(answer["answer"] == expected and answer["task"] == self.id and answer["padding"] == padding)
+        told = answer if isinstance(answer, dict) else {}
+        return (told.get("answer"), told.get("task"), told.get("padding")) == (expected, self.id, padding)
 
 
 @dataclass
