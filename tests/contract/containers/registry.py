@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import json
+import os
+import tarfile
 from typing import Self
 
 from aiohttp import web
@@ -19,6 +22,17 @@ def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+def _unlike_any_other(layer: bytes | None) -> bytes:
+    """Put something random into a layer: the engine does not ask for what it has from another test."""
+    assert layer is not None
+    salted, salt = io.BytesIO(layer), os.urandom(16)
+    with tarfile.open(fileobj=salted, mode="a") as archive:
+        member = tarfile.TarInfo("salt")
+        member.size = len(salt)
+        archive.addfile(member, io.BytesIO(salt))
+    return salted.getvalue()
+
+
 class Registry:
     """Serves ``small:latest``; anything else is unknown.
 
@@ -29,8 +43,7 @@ class Registry:
     """
 
     def __init__(self, arch: str) -> None:
-        layer = probe_image.layer(arch)
-        assert layer is not None
+        layer = _unlike_any_other(probe_image.layer(arch))
         compressed = gzip.compress(layer)
         config = json.dumps(
             {
