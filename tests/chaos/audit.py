@@ -69,7 +69,7 @@ async def _judge(world: World, entry: Entry, *, answers: bool) -> list[str]:
         if not entry.is_right(answer) or task["progress"] != 100:
             world.tally.lost += 1
             problems.append(f"{entry.id}: a wrong answer, {task}")
-        elif not entry.silent and answer["nonce"] not in {run.nonce for run in runs}:
+        elif not entry.silent and not world.unheard and answer["nonce"] not in {run.nonce for run in runs}:
             problems.append(f"{entry.id}: answered, and nobody saw it run: the tap is blind")
     elif task["error"] != "NODE_LOST" or (answers and not entry.runs_once):
         world.tally.lost += 1

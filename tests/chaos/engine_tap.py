@@ -168,12 +168,11 @@ class EngineTap:
         tail = b""
         listens = True
         while piece := await far.read(PIECE):
-            if attached.is_set():
-                text = tail + piece
-                for found in RAN.finditer(text):
-                    task, attempt, nonce = (group.decode() for group in found.groups())
-                    self._executions.add(Execution(task, int(attempt), nonce, time.monotonic(), self._agent))
-                tail = text[-RAN_BYTES:]
+            text = tail + piece  # of an attached stream, or of a log that is read later
+            for found in RAN.finditer(text):
+                task, attempt, nonce = (group.decode() for group in found.groups())
+                self._executions.add(Execution(task, int(attempt), nonce, time.monotonic(), self._agent))
+            tail = text[-RAN_BYTES:]
             if listens:
                 try:
                     await self._answers.wait()

@@ -133,6 +133,7 @@ async def test_dockerd_is_killed_under_load(tmp_path: Path, tally: Tally, live_r
         own_engine(live_restore=live_restore) as engine,
         world(tmp_path, tally, f"dockerd {live_restore}", engine=engine.socket) as made,
     ):
+        made.unheard = live_restore
         entries = await asyncio.gather(*(made.client.submit(kind, seconds=4.0) for kind in KINDS))
         await made.place_of(entries[0].id)
         blocked = made.places[0].agent.when("takes no work")

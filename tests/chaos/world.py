@@ -39,6 +39,7 @@ class World:
 
     Attributes:
         expected: Says of a line at level error that the scenario provokes it.
+        unheard: Functions run while no engine reads what they write, so that some runs are not seen.
     """
 
     directory: Path
@@ -50,6 +51,7 @@ class World:
     executions: Executions = field(default_factory=Executions)
     places: list[Place] = field(default_factory=list)
     expected: Callable[[Line], bool] = lambda _: False
+    unheard: bool = False
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _sockets: Path = Path()
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)

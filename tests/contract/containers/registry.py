@@ -23,9 +23,9 @@ def _digest(content: bytes) -> str:
 
 
 def _unlike_any_other(layer: bytes | None) -> bytes:
-    """Put something random into a layer: the engine does not ask for what it has from another test."""
+    """Put something random into a layer: the engine asks for it, and is not done before it can say how far it is."""
     assert layer is not None
-    salted, salt = io.BytesIO(layer), os.urandom(16)
+    salted, salt = io.BytesIO(layer), os.urandom(2 * 1024 * 1024)
     with tarfile.open(fileobj=salted, mode="a") as archive:
         member = tarfile.TarInfo("salt")
         member.size = len(salt)
