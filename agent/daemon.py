@@ -16,6 +16,7 @@ from agent.invocation import Invocation, Report
 from agent.journal import JournalError
 from agent.node import Node
 from agent.protocol import Offer
+from agent.vitals import Vitals
 
 EXIT_FAILED = 1
 
@@ -44,7 +45,10 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
     log = structlog.get_logger()
     machine = capabilities.measure()
     memory = capacity(config.capacity, machine.cpu_count, machine.mem_size).memory
-    host = ContainerHost(config.containers, known.id, memory, config.images.pull_timeout, data_dir / "marks")
+    vitals = Vitals()
+    host = ContainerHost(
+        config.containers, known.id, memory, config.images.pull_timeout, data_dir / "marks", vitals=vitals
+    )
 
     def begin(offer: Offer, body: bytes | Path, report: Report, result_limit: int, readopt: bool) -> Invocation:
         return Invocation(offer, body, host, report, data_dir / "bodies", result_limit, readopt=readopt)
@@ -59,6 +63,7 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
         host=host,
         ask_engine=host.image_store.refresh,
         begin=begin,
+        vitals=vitals,
     )
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -20,6 +20,7 @@ from agent.backoff import full_jitter
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.protocol import Capabilities, Offer
 from agent.status import Orphan
+from agent.vitals import Vitals
 
 SEARCH_SECONDS = 30.0
 """Between two tries to find the engine, at most."""
@@ -35,6 +36,9 @@ ANSWER_SECONDS = 10.0
 
 RESYNC_SECONDS = 120.0
 """For everything that an engine lost to be put back."""
+
+FIND_SECONDS = 900.0
+"""For the engine to be looked over at the start: probes, networks, what an earlier run left."""
 
 REMOVAL_SECONDS = 60.0
 """For the engine to remove all containers of this node."""
@@ -95,11 +99,13 @@ class EngineWatch:
         host: Host,
         ask: Callable[[], Awaitable[object]],
         availability: Availability,
+        vitals: Vitals,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._host = host
         self._ask = ask
         self._availability = availability
+        self._vitals = vitals
         self._random = random
         self._in_doubt = host.in_doubt
         self._log = structlog.get_logger()
@@ -129,6 +135,7 @@ class EngineWatch:
         self._availability.clear("engine")
         away = False
         while True:
+            self._vitals.beat("engine", due=RESYNC_SECONDS + 2 * ANSWER_SECONDS if away else 0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_SECONDS if away else ASK_SECONDS):
                     await self._in_doubt.wait()
@@ -172,6 +179,7 @@ class EngineWatch:
     async def _find(self) -> None:
         failures = 0
         while True:
+            self._vitals.beat("engine", due=FIND_SECONDS)
             try:
                 await self._host.start()
             except (EngineUnavailable, EngineError) as error:

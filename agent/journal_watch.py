@@ -15,6 +15,7 @@ import structlog
 
 from agent.availability import Availability
 from agent.journal import Journal, JournalUnavailable, Kept
+from agent.vitals import Vitals
 
 LOOK_SECONDS = 5.0
 """Between two looks at the journal."""
@@ -23,9 +24,10 @@ LOOK_SECONDS = 5.0
 class JournalWatch:
     """Keeps `Availability` true to the journal."""
 
-    def __init__(self, journal: Journal, availability: Availability) -> None:
+    def __init__(self, journal: Journal, availability: Availability, vitals: Vitals) -> None:
         self._journal = journal
         self._availability = availability
+        self._vitals = vitals
         self._log = structlog.get_logger()
 
     async def open(self) -> list[Kept]:
@@ -38,6 +40,7 @@ class JournalWatch:
         """
         said = ""
         while True:
+            self._vitals.beat("journal")
             try:
                 kept = await self._journal.open()
             except JournalUnavailable as error:
@@ -59,6 +62,7 @@ class JournalWatch:
         clock = asyncio.get_running_loop().time
         next_look = clock() + LOOK_SECONDS
         while True:
+            self._vitals.beat("journal")
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_look):
                     await self._journal.changed.wait()

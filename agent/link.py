@@ -20,6 +20,7 @@ from agent.backoff import LONGEST, full_jitter, retry_after
 from agent.protocol import FRAME_LIMIT, HEARTBEAT_SECONDS, SUBPROTOCOL, NodeGoodbye, NodeMessage
 from agent.round_trip import RoundTrips
 from agent.session import Node, Session
+from agent.vitals import Vitals
 
 CONNECT_SECONDS = 15.0
 LEAVE_SECONDS = 5.0
@@ -51,6 +52,7 @@ class Link:
         authorization: Value of the header that proves who this node is.
         node: What the sessions speak for.
         http: Makes the connections.
+        vitals: Hears of each try, each frame that came and each heartbeat that left.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Link:
         node: Node,
         http: aiohttp.ClientSession,
         *,
+        vitals: Vitals,
         wall: Callable[[], float] = time.time,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[], float] = _random.random,
@@ -70,6 +73,7 @@ class Link:
         self._authorization = authorization
         self._node = node
         self._http = http
+        self._vitals = vitals
         self._wall = wall
         self._monotonic_ns = monotonic_ns
         self._random = random
@@ -130,8 +134,15 @@ class Link:
 
     async def run(self) -> None:
         """Hold a session, again and again, until `leave`."""
+        try:
+            await self._run()
+        finally:
+            self._vitals.rest("link")
+
+    async def _run(self) -> None:
         failures = 0
         while not self._leaving:
+            self._vitals.beat("link")
             ended = await self._hold_session()
             if self._leaving:
                 return
@@ -150,6 +161,7 @@ class Link:
                 # Spread by a second and more, since all nodes were told the same.
                 wait = ended.retry_after + self._random() * max(1.0, ended.retry_after / 4)
             self._report(ended, wait)
+            self._vitals.beat("link", due=wait + CONNECT_SECONDS)
             await asyncio.sleep(wait)
 
     async def _hold_session(self) -> _Ended:
@@ -177,7 +189,9 @@ class Link:
         if socket.protocol != SUBPROTOCOL:
             await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR)
             return _Ended(f"the dispatcher does not speak {SUBPROTOCOL}")
-        self._session = Session(socket, self._node, self.round_trips, wall=self._wall, monotonic_ns=self._monotonic_ns)
+        self._session = Session(
+            socket, self._node, self.round_trips, self._vitals, wall=self._wall, monotonic_ns=self._monotonic_ns
+        )
         try:
             over = await self._session.run()
         finally:

@@ -45,6 +45,7 @@ from agent.protocol import (
 )
 from agent.shutdown import Shutdown
 from agent.status import NodeStatus, Orphan, PermitStatus, SpoolStatus
+from agent.vitals import Vitals
 from agent.workplace import Work
 
 LOOK_SECONDS = 5.0
@@ -73,6 +74,7 @@ class Node:
         dispatchers: Base addresses, at least one.
         ask_engine: Asks the engine anything; raises `EngineUnavailable` where it does not answer.
         begin: Makes the work of an offer.
+        vitals: Where the control loops say that they make progress.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Node:
         host: Host,
         ask_engine: Callable[[], Awaitable[object]],
         begin: Begin,
+        vitals: Vitals | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self.phase = Phase.STARTING
+        self.vitals = vitals or Vitals(monotonic)
         self._config = config
         self._node_id = node_id
         self._authorization = f"Bearer {credential}"
@@ -111,9 +115,9 @@ class Node:
         self._link: Link | None = None
         self._assignments: Assignments | None = None
         self._availability = Availability({"engine": "the engine is not found yet"}, self._availability_changed)
-        self._engine = EngineWatch(host, ask_engine, self._availability, random)
+        self._engine = EngineWatch(host, ask_engine, self._availability, self.vitals, random)
         self._journal = Journal(data_dir, config.journal, wall=wall, monotonic=monotonic)
-        self._journal_watch = JournalWatch(self._journal, self._availability)
+        self._journal_watch = JournalWatch(self._journal, self._availability, self.vitals)
         self._result_limit = config.journal.max_bytes
         """Bytes that an answer may have: until a dispatcher says it, what can be kept."""
         self._told: tuple[list[str], list[str]] = ([], [])
@@ -159,7 +163,14 @@ class Node:
 
     def _make_parts(self, http: aiohttp.ClientSession) -> tuple[Link, Assignments]:
         link = Link(
-            self._dispatchers, self._node_id, self._authorization, self, http, wall=self._wall, random=self._random
+            self._dispatchers,
+            self._node_id,
+            self._authorization,
+            self,
+            http,
+            vitals=self.vitals,
+            wall=self._wall,
+            random=self._random,
         )
         bodies = Bodies(http, lambda: link.url, self._node_id, self._authorization, random=self._random)
         assignments = Assignments(
@@ -210,6 +221,7 @@ class Node:
 
     async def _watch_overdue(self, link: Link, assignments: Assignments) -> NoReturn:
         while True:
+            self.vitals.beat("overdue")
             await asyncio.sleep(LOOK_SECONDS)
             if link.is_open:
                 assignments.look_for_overdue()
@@ -240,6 +252,7 @@ class Node:
                 bytes=self._journal.bytes,
                 max_bytes=self._journal.config.max_bytes,
             ),
+            loops=self.vitals.board(),
         )
 
     def drain(self) -> None:
@@ -280,6 +293,7 @@ class Node:
     async def _end(self) -> None:
         """Leave nothing behind: no task, no container, no open file."""
         self.phase = Phase.STOPPING
+        self.vitals.rest()
         self._availability.block("draining", "stopping")
         if self._assignments is not None:
             await self._assignments.join()

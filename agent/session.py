@@ -31,6 +31,7 @@ from agent.protocol import (
     encode,
 )
 from agent.round_trip import RoundTrips
+from agent.vitals import Vitals
 
 HELLO_SECONDS = 10.0
 """The dispatcher's hello must come within so long."""
@@ -79,6 +80,7 @@ class Session:
     Args:
         socket: A connected WebSocket, which the session closes.
         round_trips: Takes what the heartbeats measure.
+        vitals: Hears of each frame that came and each heartbeat that left.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Session:
         socket: aiohttp.ClientWebSocketResponse[bool],
         node: Node,
         round_trips: RoundTrips,
+        vitals: Vitals,
         *,
         wall: Callable[[], float] = time.time,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
@@ -93,6 +96,7 @@ class Session:
         self._socket = socket
         self._node = node
         self._round_trips = round_trips
+        self._vitals = vitals
         self._wall = wall
         self._monotonic_ns = monotonic_ns
         self._outbox = Outbox()
@@ -142,6 +146,7 @@ class Session:
         finally:
             self.is_open = False
             self._over.set()
+            self._vitals.rest("heartbeat")
             # Where the task is cancelled there is no `over`; the socket is closed all the same.
             code = over.code if over is not None else WSCloseCode.GOING_AWAY
             await self._socket.close(code=code, message=(over.reason if over else "").encode()[:100])
@@ -197,6 +202,7 @@ class Session:
             sent = self._monotonic_ns()
             self._sent.append(sent)
             await self._send_frame([self._node.heartbeat(sent)])
+            self._vitals.beat("heartbeat")
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._beat_now.wait()
@@ -219,6 +225,7 @@ class Session:
             raise SessionOver(f"nothing heard for {seconds:g} s", WSCloseCode.GOING_AWAY) from None
         if message.type is WSMsgType.BINARY:
             self.heard_ns = self._monotonic_ns()
+            self._vitals.beat("link")
             try:
                 return decode_from_dispatcher(message.data)
             except FrameError as error:

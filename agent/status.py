@@ -46,6 +46,14 @@ class SpoolStatus(Struct, frozen=True, rename="camel"):
     max_bytes: int
 
 
+class LoopStatus(Struct, frozen=True, rename="camel"):
+    """A control loop: seconds since it made progress, and whether that is too long ago."""
+
+    name: str
+    seconds: float
+    stalled: bool
+
+
 class NodeStatus(Struct, frozen=True, rename="camel"):
     """The state of a node.
 
@@ -57,6 +65,7 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
         round_trip: Median in ms; None before the first.
         clock_offset: By so many ms the dispatcher's clock is ahead; None before the first round trip.
         warm: Revisions with a warm container.
+        loops: The control loops that run; see `agent.vitals`.
     """
 
     node: str
@@ -73,6 +82,7 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
     tasks: list[AttemptStatus]
     warm: list[str]
     spool: SpoolStatus
+    loops: list[LoopStatus]
 
 
 OrphanKind = Literal["container", "network", "volume", "file"]

@@ -25,6 +25,7 @@ from agent.containers.reach import WAYS, Reach, Way
 from agent.containers.spec import ContainerSpec, EngineTraits, attempt_label, may_be_privileged
 from agent.protocol import Offer
 from agent.status import Orphan
+from agent.vitals import Vitals
 
 log = structlog.get_logger()
 
@@ -64,6 +65,7 @@ class ContainerHost:
         pull_timeout: float = 600.0,
         marks: Path | None = None,
         *,
+        vitals: Vitals | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -73,6 +75,7 @@ class ContainerHost:
             memory_budget: MiB that all containers together may have.
             pull_timeout: Seconds that the pull of an image may take.
             marks: Directory for `Marks`; None: nothing is taken up after a crash.
+            vitals: Where the upkeep of containers says that it makes progress.
         """
         self.config = config
         self.engine = Engine()
@@ -80,6 +83,7 @@ class ContainerHost:
         self.arch = ""
         self.internet = False
         self.marks = Marks(marks)
+        self._vitals = vitals or Vitals(monotonic)
         self._node_id = node_id
         self._memory_budget = memory_budget
         self._monotonic = monotonic
@@ -207,6 +211,7 @@ class ContainerHost:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
+            self._vitals.rest("containers")
         if self._pool is not None:
             await self._pool.close()
         if self.arch:
@@ -358,6 +363,7 @@ class ContainerHost:
         sweep_at = begun + self._random() * SWEEP_SECONDS
         self._left = Left([], self._left.jobs, self._left.kept)  # the pool knows the others by now
         while True:
+            self._vitals.beat("containers")
             await asyncio.sleep(TEND_SECONDS)
             now = self._monotonic()
             if self._left.jobs and now - begun >= CLAIM_SECONDS:

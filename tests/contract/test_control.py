@@ -65,6 +65,12 @@ async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve
     assert found["permits"]["freeSlots"] == 3
     assert found["spool"]["attempts"] == 2
     assert found["spool"]["bytes"] > 0
+    assert {loop["name"]: loop["stalled"] for loop in found["loops"]} == {
+        "link": False,
+        "engine": False,
+        "journal": False,
+        "overdue": False,
+    }
     done = await run(tmp_path, "status")
     assert "http://127.0.0.1:1 (not connected)" in done.output
     assert "1 of them finished" in done.output
@@ -95,6 +101,7 @@ async def test_status_shows_what_runs(dispatcher: Dispatcher, start: StartNode, 
     assert found["connected"] is True
     assert found["lastContact"] < 15
     assert found["roundTrip"] > 0
+    assert "heartbeat" in {loop["name"] for loop in found["loops"]}
     assert "some words" in (await run(tmp_path, "status")).output
 
 

@@ -21,6 +21,7 @@ from agent.availability import Availability
 from agent.containers.host import ContainerHost
 from agent.engine_watch import EngineWatch
 from agent.invocation import GaveBack, Ran
+from agent.vitals import Vitals
 from tests.contract.containers.calls import IMAGE, Caller, Heard, eventually, revision, running_host
 from tests.contract.containers.second_engine import SecondEngine
 
@@ -53,7 +54,7 @@ class Watched:
         self.host = host
         self.call = Caller(host, spool)
         self.availability = Availability({"engine": "not found yet"}, lambda: None)
-        self.watch = EngineWatch(host, host.image_store.refresh, self.availability, lambda: 0.1)
+        self.watch = EngineWatch(host, host.image_store.refresh, self.availability, Vitals(), lambda: 0.1)
         self._task: asyncio.Task[Any] | None = None
 
     async def start(self) -> None:
