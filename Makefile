@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test chaos test-tools unit lint setup engine base-image examples lock clean
+.PHONY: help demo test chaos bench test-tools unit lint setup engine base-image examples lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: setup lint base-image test-tools ## everything: lint, and all tests with t
 chaos: setup base-image test-tools ## the faults of tests/chaos at full length: ROUNDS=10 of random harm, SEED= repeats a run
 	@ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/chaos
 
+bench: setup base-image ## the benches: a table of targets and measured, and var/bench.json; BENCH=name runs one of them
+	@$(BIN)/python -m benches $(BENCH)
+
 test-tools: ## see to it that what the tests need of Debian is there: libfaketime
 	@deploy/ensure-test-tools.sh
 
@@ -30,6 +33,7 @@ lint: setup ## ruff, mypy and import-linter
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@MYPYPATH=examples $(BIN)/mypy deploy/engine.py examples/*.py
+	@$(BIN)/mypy --explicit-package-bases benches/*.py
 	@output=$$($(BIN)/lint-imports) || { echo "$$output"; exit 1; }
 
 setup: .venv/installed ## .venv with the locked dependencies and fernd itself; once for each lock

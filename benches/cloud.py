@@ -1,0 +1,157 @@
+"""What the benches measure: `fernd dispatcher` and `fernd agent` as processes of their own, on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import docker
+
+ECHO = Path(__file__).parent / "echo"
+ECHO_IMAGE = "fernd-bench-echo:latest"
+LABEL = "fernd.bench"
+START_SECONDS = 60.0
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Process:
+    """One `fernd` command that runs."""
+
+    def __init__(self, arguments: list[str], environ: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("FERND_")}
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "agent.cli", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                env={**clean, **environ},
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used, user and system, with all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident_mib(self) -> float:
+        """Memory that it holds now."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
+
+    async def logged(self, event: str) -> None:
+        """Wait until it has logged an event."""
+        wanted = f'"event":"{event}"'.encode()
+        deadline = time.monotonic() + START_SECONDS
+        while wanted not in self._log.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no {event!r} in {self._log}:\n{self._log.read_text()[-2000:]}")
+            await asyncio.sleep(0.05)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end."""
+        self._process.terminate()
+        self._process.wait(START_SECONDS)
+
+
+class Cloud:
+    """A dispatcher and one node that has joined it.
+
+    Attributes:
+        session: A client with the account's token.
+    """
+
+    def __init__(self, url: str, dispatcher: Process, agent: Process, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.dispatcher = dispatcher
+        self.agent = agent
+        self.session = session
+
+    async def create_function(self, name: str, image: str, **more: Any) -> str:
+        """Make a function and give its id."""
+        document = {"name": name, "type": "DOCKER", "image": image, **more}
+        async with self.session.post(f"{self.url}/v1/function", json=document) as answer:
+            content = await answer.json()
+            if answer.status != 201:
+                raise RuntimeError(f"function not made: {content}")
+            return str(content["id"])
+
+    async def invoke(self, function: str, body: bytes = b"{}") -> bytes:
+        """Run a task, and give its result when it is there."""
+        headers = {"Prefer": "wait=60", "Content-Type": "application/json"}
+        async with self.session.post(f"{self.url}/v1/task/{function}", data=body, headers=headers) as answer:
+            content = await answer.read()
+            if answer.status != 200 or "X-Task-Id" not in answer.headers:
+                raise RuntimeError(f"the task was not answered: {answer.status} {content[:300]!r}")
+            return content
+
+
+@contextlib.asynccontextmanager
+async def cloud(agent_environ: Mapping[str, str] | None = None) -> AsyncIterator[Cloud]:
+    """Start a dispatcher and an agent with their default settings; both end with the context."""
+    with tempfile.TemporaryDirectory(prefix="fernd-bench-") as name, contextlib.ExitStack() as running:
+        directory = Path(name)
+        url = f"http://127.0.0.1:{free_port()}"
+        data = directory / "dispatcher"
+        dispatcher = Process(
+            ["dispatcher", "--data-dir", str(data), "--listen", url.removeprefix("http://")],
+            {},
+            directory / "dispatcher.log",
+        )
+        running.callback(dispatcher.stop)
+        await dispatcher.logged("listening")
+        token = (data / "api-token").read_text().strip()
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
+            async with session.post(f"{url}/v1/node/join-token") as answer:
+                join_token = (await answer.json())["token"]
+            command = [sys.executable, "-m", "agent.cli", "agent", "join", url, "--token", join_token]
+            subprocess.run([*command, "--data-dir", directory / "node"], check=True, capture_output=True)
+            agent = Process(
+                ["agent", "--data-dir", str(directory / "node")], agent_environ or {}, directory / "agent.log"
+            )
+            running.callback(agent.stop)
+            await agent.logged("node is ready")
+            yield Cloud(url, dispatcher, agent, session)
+
+
+def build_echo(client: docker.DockerClient) -> str:
+    """Build the image of the echo function and give its name."""
+    client.images.build(path=str(ECHO), tag=ECHO_IMAGE, network_mode="none", rm=True, forcerm=True)
+    return ECHO_IMAGE
+
+
+@contextlib.contextmanager
+def direct_container(client: docker.DockerClient, image: str) -> Iterator[str]:
+    """Run the function without fernd, within the limits that fernd sets, and give its URL.
+
+    It is spoken to at its address on the engine's bridge: of the ways that a user has, the fastest.
+    """
+    container = client.containers.run(
+        image, detach=True, labels={LABEL: "direct"}, nano_cpus=10**9, mem_limit="256m", memswap_limit="256m"
+    )
+    try:
+        container.reload()
+        (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+        yield f"http://{network['IPAddress']}:8080"
+    finally:
+        container.remove(force=True, v=True)
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

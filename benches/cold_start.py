@@ -1,0 +1,46 @@
+"""The first task of a new function whose image is present, against the same by hand.
+
+By hand: the engine's create and start with the same flags, one look for the process id, a connect loop with steps of a
+millisecond, one request. Through fernd: one call of the task API that waits for its answer. The two take turns, so that
+whatever else the machine does meets both; medians are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from benches.cloud import cloud
+from benches.engine import DockerEngine
+from benches.figures import Figure
+
+ROUNDS = 15
+
+
+async def run(details: dict[str, Any], rounds: int = ROUNDS) -> list[Figure]:
+    """Measure."""
+    ours: list[float] = []
+    by_hand: list[float] = []
+    async with DockerEngine() as engine, cloud() as system:
+        image = await engine.build_echo()
+        traits = await engine.traits()
+        for number in range(rounds + 1):
+            function = await system.create_function(f"cold-{number}", image)
+            begun = time.perf_counter()
+            await system.invoke(function)
+            taken = time.perf_counter() - begun
+            begun = time.perf_counter()
+            bare = await engine.start(traits, image)
+            async with await bare.client() as client, client.post("/", data=b"{}") as response:
+                await response.read()
+            taken_by_hand = time.perf_counter() - begun
+            await engine.remove(bare.name)
+            if number:  # the first round warms caches up on both sides
+                ours.append(taken)
+                by_hand.append(taken_by_hand)
+    details["fernd_ms"] = [round(each * 1000, 1) for each in ours]
+    details["by_hand_ms"] = [round(each * 1000, 1) for each in by_hand]
+    mine, baseline = statistics.median(ours), statistics.median(by_hand)
+    note = f"{mine * 1000:.0f} ms ÷ {baseline * 1000:.0f} ms by hand, medians of {rounds}"
+    return [Figure("cold start ÷ engine create + start + first answer", mine / baseline, at_most=1.10, note=note)]
