@@ -138,6 +138,44 @@ class TaskLine(Struct, frozen=True):
     issued_ms: int
     progress: int
     status: int
+    function: str
+    state: State
+    phase: Phase | None
+    progress_message: str
+    node: str | None
+    assigned_ms: int | None
+    finished_ms: int | None
+    error: str | None
+
+
+class TaskCounts(Struct, frozen=True):
+    """How many tasks there are, by state. `failed` ones are finished, with a status of 400 or more."""
+
+    queued: int
+    offered: int
+    accepted: int
+    finished: int
+    cancelled: int
+    failed: int
+
+
+class NodeCounts(Struct, frozen=True):
+    """How many nodes there are, and how many of them were removed."""
+
+    all: int
+    disabled: int
+
+
+class RecentEnd(Struct, frozen=True):
+    """What a finished task says of its function: how it ended, and where its time went."""
+
+    issued_ms: int
+    assigned_ms: int | None
+    finished_ms: int
+    status: int
+    error: str | None
+    spans: Spans
+    cold: bool | None
 
 
 class Claim(Struct, frozen=True):
@@ -329,6 +367,9 @@ class Store(Protocol):
     async def nodes(self, account: str, limit: int, after: str | None) -> list[Node]:
         """List nodes by id, starting above ``after``."""
 
+    async def node_counts(self, account: str, most: int) -> NodeCounts:
+        """Count nodes, up to ``most``."""
+
     async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
         """Remove or restore a node; False where there is none."""
 
@@ -354,8 +395,26 @@ class Store(Protocol):
         """List tasks, newest first, starting below the id ``before``.
 
         Args:
-            state: A `State`, or a phase, which means accepted and in that phase.
+            state: A `State`, or a phase, which means accepted and in that phase; ``active``, which means not
+                ended; or ``failed``, which means finished with a status of 400 or more.
         """
+
+    async def task_lines(self, account: str, ids: Sequence[str]) -> list[TaskLine]:
+        """Give those of these tasks that are the account's, newest first. There are at most 500 ids."""
+
+    async def tasks_on_node(self, account: str, node_id: str, limit: int) -> list[TaskLine]:
+        """List the account's tasks that a node holds, newest first."""
+
+    async def task_counts(self, account: str, most: int, function_id: str | None = None, above: str = "") -> TaskCounts:
+        """Count tasks, each state up to ``most``, which then means that there are at least so many.
+
+        Args:
+            function_id: Count only those of this function, which is the account's.
+            above: Count only those with a greater id, which are newer.
+        """
+
+    async def recent_ends(self, account: str, function_id: str, limit: int) -> list[RecentEnd]:
+        """Give the newest finished tasks of a function."""
 
     async def result(self, account: str, task_id: str) -> Result | None:
         """Give the result of a finished or cancelled task."""

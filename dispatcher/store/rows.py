@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from agent.protocol import Headers, Lease, Log, Revision, Spans
-from dispatcher.store.base import Claim, Function, Leased, Node, Result, State, Task, TaskLine
+from dispatcher.store.base import Claim, Function, Leased, Node, RecentEnd, Result, State, Task, TaskLine
 
 Row = Sequence[Any]
 
@@ -26,8 +26,13 @@ TASK = (
 )
 """Columns of `task`, from ``task t`` and its ``revision r``."""
 
-LINE = "id, issued_ms, progress, status"
+LINE = (
+    "id, issued_ms, progress, status, function, state, phase, progress_message, node, assigned_ms, finished_ms, error"
+)
 """Columns of `task_line`."""
+
+RECENT_END = "issued_ms, assigned_ms, finished_ms, status, error, spans, cold"
+"""Columns of `recent_end`."""
 
 CLAIM = "t.id, t.attempt, r.definition, i.query, i.headers, i.body, i.body_size"
 """Columns of `claim`, from ``task t``, its ``revision r`` and its ``task_input i``."""
@@ -102,8 +107,24 @@ def task(row: Row) -> Task:
 
 
 def task_line(row: Row) -> TaskLine:
-    """Make a line of a list of the columns `LINE`."""
-    return TaskLine(*row)
+    """Make a line of a list of the columns `LINE`. As with `task`, one that waits shows no trace of an attempt."""
+    (
+        task_id, issued_ms, progress, status, function_id, state, phase, message,
+        node_id, assigned_ms, finished_ms, error,
+    ) = row  # fmt: skip
+    if state == State.QUEUED:
+        phase = node_id = assigned_ms = None
+    return TaskLine(
+        task_id, issued_ms, progress, status, function_id, State(state), phase, message, node_id, assigned_ms,
+        finished_ms, error,
+    )  # fmt: skip
+
+
+def recent_end(row: Row) -> RecentEnd:
+    """Make the end of a task of the columns `RECENT_END`."""
+    issued_ms, assigned_ms, finished_ms, status, error, spans, cold = row
+    cold = None if cold is None else bool(cold)
+    return RecentEnd(issued_ms, assigned_ms, finished_ms, status, error, _spans.decode(spans), cold)
 
 
 def claim(row: Row, token: bytes) -> Claim:

@@ -1,6 +1,6 @@
 """`SqliteStore`: each method hands a function to a thread and gives what it returns.
 
-The functions, and with them all SQL, are in `catalog`, `tasks` and `bodies`; the threads in `threads`.
+The functions, and with them all SQL, are in `catalog`, `tasks`, `overview` and `bodies`; the threads in `threads`.
 """
 
 # ruff: noqa: D102 - what the methods do stands in `Store`
@@ -28,15 +28,18 @@ from dispatcher.store.base import (
     Lost,
     NewTask,
     Node,
+    NodeCounts,
+    RecentEnd,
     Result,
     StoreUnavailable,
     Task,
+    TaskCounts,
     TaskLine,
     Upload,
     UploadOvertaken,
     Verdict,
 )
-from dispatcher.store.sqlite import bodies, catalog, tasks
+from dispatcher.store.sqlite import bodies, catalog, overview, tasks
 from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
 from dispatcher.store.sqlite.threads import Readers, Writer
 
@@ -142,6 +145,9 @@ class SqliteStore:
     async def nodes(self, account: str, limit: int, after: str | None) -> list[Node]:
         return await self._read(catalog.nodes, account, limit, after)
 
+    async def node_counts(self, account: str, most: int) -> NodeCounts:
+        return await self._read(overview.node_counts, account, most)
+
     async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
         return await self._write(catalog.set_node_disabled, account, node_id, disabled)
 
@@ -163,6 +169,18 @@ class SqliteStore:
         self, account: str, limit: int, before: str | None, function_id: str | None, state: str | None
     ) -> list[TaskLine]:
         return await self._read(tasks.tasks, account, limit, before, function_id=function_id, state=state)
+
+    async def task_lines(self, account: str, ids: Sequence[str]) -> list[TaskLine]:
+        return await self._read(overview.task_lines, account, ids)
+
+    async def tasks_on_node(self, account: str, node_id: str, limit: int) -> list[TaskLine]:
+        return await self._read(overview.tasks_on_node, account, node_id, limit)
+
+    async def task_counts(self, account: str, most: int, function_id: str | None = None, above: str = "") -> TaskCounts:
+        return await self._read(overview.task_counts, account, most, function_id, above)
+
+    async def recent_ends(self, account: str, function_id: str, limit: int) -> list[RecentEnd]:
+        return await self._read(overview.recent_ends, account, function_id, limit)
 
     async def result(self, account: str, task_id: str) -> Result | None:
         return await self._read(tasks.result, account, task_id)

@@ -42,6 +42,17 @@ _ENDABLE = (
 """The lease can end its task: it is the present one, or was lost and nobody claimed the task since."""
 
 
+_FAILED = "state = 'finished' AND status >= 400"
+
+_RANGES: dict[str | None, list[str]] = {
+    **{state: [f"state = '{state}'"] for state in State},
+    None: [f"state = '{state}'" for state in State],
+    "active": [f"state = '{state}'" for state in (State.QUEUED, State.OFFERED, State.ACCEPTED)],
+    "failed": [_FAILED],
+}
+"""What a list may be filtered by: conditions, each of which is a range of an index."""
+
+
 def create(db: sqlite3.Connection, new: NewTask) -> str | None:
     """See `Store.create_task`; None where the idempotency key was used for something else."""
     if new.idempotency_key is not None:
@@ -82,18 +93,20 @@ def tasks(
     db: sqlite3.Connection, account: str, limit: int, before: str | None, *, function_id: str | None, state: str | None
 ) -> list[TaskLine]:
     """See `Store.tasks`. Each state is a range of an index, read from its newest end; the ranges are merged."""
-    if state is None or state in list(State):
-        states, phase = list(State) if state is None else [State(state)], None
-    else:
-        states, phase = [State.ACCEPTED], state
+    by_state, failed = ("task_by_state", "task_failed")
+    if function_id is not None:
+        by_state, failed = ("task_by_function", "task_failed_by_function")
+    conditions, phase = _RANGES.get(state), None
+    if conditions is None:
+        conditions, phase = _RANGES[State.ACCEPTED], state
     ranges = " UNION ALL ".join(
         f"SELECT * FROM (SELECT {rows.LINE} FROM task"
-        f" INDEXED BY {'task_by_state' if function_id is None else 'task_by_function'}"
-        f" WHERE account = :account AND state = '{one}' AND id < coalesce(:before, '~')"
+        f" INDEXED BY {failed if condition == _FAILED else by_state}"
+        f" WHERE account = :account AND {condition} AND id < coalesce(:before, '~')"
         f" {'' if function_id is None else 'AND function = :function'}"
         f" {'' if phase is None else 'AND phase = :phase'}"
         " ORDER BY id DESC LIMIT :limit)"
-        for one in states
+        for condition in conditions
     )
     found = db.execute(
         f"{ranges} ORDER BY id DESC LIMIT :limit",
