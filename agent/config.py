@@ -68,6 +68,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
         stop_grace: Seconds between the signal to a container and the kill.
         idle_seconds: Seconds that an idle warm container is kept.
         warm_limit: Idle warm containers that are kept at most.
+        log_bytes: Bytes that are kept of what a task writes: half from the beginning, half from the end.
     """
 
     runtime: Annotated[str, Meta(max_length=100)] = ""
@@ -78,6 +79,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     stop_grace: Seconds = 5.0
     idle_seconds: Seconds = 300.0
     warm_limit: Annotated[int, Meta(ge=0, le=10_000)] = 16
+    log_bytes: Annotated[int, Meta(ge=0, le=2 * 1024 * 1024)] = 1024 * 1024
 
 
 class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):

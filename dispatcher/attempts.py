@@ -175,7 +175,7 @@ class Attempts:
         self._progress[message.lease.token] = message
         if before is None or before.phase != message.phase:
             self._events.publish(task, "phase", {"phase": message.phase})
-        if message.pulled is not None:
+        if message.pulled is not None and (before is None or before.pulled != message.pulled):
             self._events.publish(task, "pull", {"done": message.pulled[0], "total": message.pulled[1]})
         if message.percent is not None and (
             before is None or (before.percent, before.message) != (message.percent, message.message)
@@ -234,7 +234,8 @@ class Attempts:
             self._queue.send(holding.node, Abandon(lease, "stale"))
             await self._release(holding)
             return
-        ended = node_lost(lease.attempt, holding.node, reason, int(self._wall() * 1000))
+        log_so_far = self._events.log(lease.task)
+        ended = node_lost(lease.attempt, holding.node, reason, int(self._wall() * 1000), log_so_far)
         try:
             verdict = await self._store.lose(lease, ended)
         except StoreUnavailable:

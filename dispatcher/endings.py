@@ -6,7 +6,7 @@ own: the API renders the problem document from the code and the sentence.
 
 from __future__ import annotations
 
-from agent.protocol import Ending, Outcome, Progress
+from agent.protocol import Ending, Log, Outcome, Progress
 from dispatcher.store.base import Ended, State, result_key
 
 STATUS = {
@@ -36,16 +36,23 @@ CODE: dict[Ending, str] = {
 }
 
 
-def without_answer(code: str, detail: str, now_ms: int) -> Ended:
-    """End a task with an error code and a sentence."""
+NOTHING_WRITTEN = Log()
+
+
+def without_answer(code: str, detail: str, now_ms: int, log: Log = NOTHING_WRITTEN) -> Ended:
+    """End a task with an error code and a sentence.
+
+    Args:
+        log: What is known of what it wrote.
+    """
     state = State.CANCELLED if code == "CANCELLED" else State.FINISHED
-    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail, ending=code.lower())
+    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail, ending=code.lower(), log=log)
 
 
-def node_lost(attempt: int, node: str, reason: str, now_ms: int) -> Ended:
+def node_lost(attempt: int, node: str, reason: str, now_ms: int, log: Log = NOTHING_WRITTEN) -> Ended:
     """End a task whose last attempt was lost."""
     return without_answer(
-        "NODE_LOST", f"attempt {attempt} on node {node} was lost: {reason}; no attempts are left", now_ms
+        "NODE_LOST", f"attempt {attempt} on node {node} was lost: {reason}; no attempts are left", now_ms, log
     )
 
 

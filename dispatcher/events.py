@@ -2,7 +2,7 @@
 
 Events are for eyes: they are kept in memory, a bounded number for each task that is under way, and
 the store remains the truth. A watcher that falls behind misses the oldest ones and sees the gap in
-the ids.
+the ids; where a task stands it learns all the same, however many log lines came since.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from agent.protocol import Log
+
 KEPT = 256
 """Events kept for each task."""
+
+LOG_BYTES = 64 * 1024 * 1024
+"""Bytes of log lines kept of all tasks together."""
+
+LOG_SHARE = 16 * 1024
+"""Where more than `LOG_BYTES` are kept, a task that writes has no more than this."""
 
 RECENT = 4096
 """Ended tasks remembered, so that one that ends just before somebody waits for it is not missed."""
@@ -35,13 +43,45 @@ class _Channel:
     """The last events of one task and those who wait for the next."""
 
     def __init__(self) -> None:
-        self.events: deque[Event] = deque(maxlen=KEPT)
+        self.events: deque[Event] = deque()
+        self.latest: dict[Kind, Event] = {}
+        """Of those that had to go, the last one of each kind that says where the task stands."""
+        self.log_bytes = 0
+        self.omitted = 0
+        """Bytes of log lines that had to go."""
         self.count = 0
         self.news = asyncio.Event()
         self.ended = False
 
     def after(self, last: int) -> list[Event]:
-        return [event for event in self.events if event.id > last]
+        kept = sorted(self.latest.values(), key=lambda event: event.id)
+        return [event for event in (*kept, *self.events) if event.id > last]
+
+    def add(self, event: Event) -> None:
+        self.events.append(event)
+        self.log_bytes += _log_bytes(event)
+        if len(self.events) > KEPT:
+            self._let_go()
+
+    def shrink(self, log_bytes: int) -> None:
+        while self.log_bytes > log_bytes:
+            self._let_go()
+
+    def log(self) -> Log:
+        lines = [event.content["line"] for event in self.events if event.kind == "log"]
+        return Log(b"", self.omitted, "".join(f"{line}\n" for line in lines).encode())
+
+    def _let_go(self) -> None:
+        event = self.events.popleft()
+        size = _log_bytes(event)
+        self.log_bytes -= size
+        self.omitted += size
+        if event.kind != "log":
+            self.latest[event.kind] = event
+
+
+def _log_bytes(event: Event) -> int:
+    return len(event.content["line"].encode()) + 1 if event.kind == "log" else 0
 
 
 class Events:
@@ -51,6 +91,7 @@ class Events:
         self._channels: dict[str, _Channel] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[str, None] = {}
+        self._log_bytes = 0
         self.ended: Counter[str] = Counter()
         """Tasks that ended, by error code; ``OK`` for an answer."""
 
@@ -60,18 +101,33 @@ class Events:
         if channel is None:
             channel = self._channels[task_id] = _Channel()
         channel.count += 1
-        channel.events.append(Event(channel.count, kind, content))
+        before = channel.log_bytes
+        channel.add(Event(channel.count, kind, content))
+        if self._log_bytes + channel.log_bytes - before > LOG_BYTES:
+            channel.shrink(LOG_SHARE)
+        self._log_bytes += channel.log_bytes - before
         channel.news.set()
         if kind == "end":
             channel.ended = True
             self.ended[content["error"] or "OK"] += 1
             del self._channels[task_id]
+            self._log_bytes -= channel.log_bytes
             self._recent[task_id] = None
             if len(self._recent) > RECENT:
                 del self._recent[next(iter(self._recent))]
             for future in self._waiting.pop(task_id, ()):
                 if not future.done():
                     future.set_result(None)
+
+    def known(self, task_id: str) -> bool:
+        """Say whether anything is known of a task that is under way: not after a restart, before there is news."""
+        channel = self._channels.get(task_id)
+        return channel is not None and channel.count > 0
+
+    def log(self, task_id: str) -> Log:
+        """Give what is kept of the lines that a task wrote: its log, where no node will bring it any more."""
+        channel = self._channels.get(task_id)
+        return channel.log() if channel is not None else Log()
 
     async def finished(self, task_id: str, seconds: float) -> bool:
         """Wait until a task ends; False when it has not within so many seconds.

@@ -134,7 +134,7 @@ class Queue:
         Returns:
             The task as it stood before and whether this call ended it; None where there is no such task.
         """
-        ended = without_answer("CANCELLED", "cancelled by its owner", self._now_ms())
+        ended = without_answer("CANCELLED", "cancelled by its owner", self._now_ms(), self._events.log(task_id))
         found = await self._store.cancel(account, task_id, ended)
         if found is None:
             return None

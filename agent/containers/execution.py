@@ -100,7 +100,7 @@ class Execution:
         self.input = body
         self.host = host
         self.answer = answer
-        self.capture = Capture(report.percent, report.line)
+        self.capture = Capture(report.percent, report.line, log_bytes=host.config.log_bytes)
         self.container: Container | None = None
         self.cold = False
         self.started = False

@@ -14,8 +14,8 @@ from agent.protocol import Log
 
 Stream = Literal["stdout", "stderr"]
 
-LOG_PART = 128 * 1024
-"""Bytes of a log that are kept at its beginning, and as many at its end."""
+LOG_BYTES = 1024 * 1024
+"""Bytes of a log that are kept: half of them from its beginning, half from its end."""
 
 LINE_LIMIT = 16 * 1024
 """A longer line is cut into several."""
@@ -108,10 +108,10 @@ def _cut(line: bytes) -> list[bytes]:
 
 
 class LogBuffer:
-    """Keeps the beginning and the end of what is added, and counts what lies between."""
+    """Keeps the beginning and the end of what is added, half and half, and counts what lies between."""
 
-    def __init__(self, part: int = LOG_PART) -> None:
-        self._part = part
+    def __init__(self, limit: int = LOG_BYTES) -> None:
+        self._part = limit // 2
         self._head = bytearray()
         self._tail = bytearray()
         self._omitted = 0
@@ -144,6 +144,7 @@ class Capture:
         percent: Told of each progress line.
         line: Told of each other line.
         streams: Streams where progress lines count.
+        log_bytes: Bytes of the log that are kept.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Capture:
         percent: Callable[[int, str], None],
         line: Callable[[Stream, bytes], None],
         streams: frozenset[Stream] = frozenset({"stdout", "stderr"}),
+        log_bytes: int = LOG_BYTES,
     ) -> None:
         self._percent = percent
         self._line = line
@@ -158,7 +160,8 @@ class Capture:
         self._seen = 0
         self._shown_before = 0
         self._lines: dict[Stream, Lines] = {"stdout": Lines(), "stderr": Lines()}
-        self._log = LogBuffer()
+        self._log_bytes = log_bytes
+        self._log = LogBuffer(log_bytes)
 
     def feed(self, stream: Stream, piece: bytes) -> None:
         """Take what the function wrote."""
@@ -168,7 +171,7 @@ class Capture:
         """Expect all output from its beginning again; what was shown of it is not shown a second time."""
         self._shown_before, self._seen = max(self._seen, self._shown_before), 0
         self._lines = {"stdout": Lines(), "stderr": Lines()}
-        self._log = LogBuffer()
+        self._log = LogBuffer(self._log_bytes)
 
     def close(self) -> Log:
         """Take lines that have no newline as they are, and give the log."""

@@ -13,7 +13,7 @@ from dispatcher.events import Event
 from dispatcher.routes.keys import CORE, STOPPING
 from dispatcher.routes.tasks import task_of
 from dispatcher.server import cut_off
-from dispatcher.store.base import State
+from dispatcher.store.base import State, Task
 
 PING_SECONDS = 15.0
 WRITE_SECONDS = 10.0
@@ -35,6 +35,8 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
     try:
         await _write(response, f"retry: {RETRY_MS}\n\n".encode())
         if task.state not in (State.FINISHED, State.CANCELLED):
+            if not request.app[CORE].events.known(task.id):
+                await _tell_where_it_stands(response, task)
             last = await _follow(request, response, task.id)
             if last is not None and last.kind == "end":
                 return response
@@ -46,6 +48,16 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
         cut_off(request.transport)
         raise ConnectionResetError("the watcher stopped reading") from None
     return response
+
+
+async def _tell_where_it_stands(response: web.StreamResponse, task: Task) -> None:
+    """Say what the store knows of a task; without ids, since these are no events that were numbered."""
+    state = {"state": task.state, "node": task.node, "attempt": task.attempt}
+    await _write(response, _frame("state", {key: value for key, value in state.items() if value}))
+    if task.phase is not None:
+        await _write(response, _frame("phase", {"phase": task.phase}))
+    if task.progress:
+        await _write(response, _frame("progress", {"progress": task.progress, "message": ""}))
 
 
 async def _follow(request: web.Request, response: web.StreamResponse, task_id: str) -> Event | None:

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from agent.protocol import Log
+from dispatcher import events as board
 from dispatcher.events import KEPT, Event, Events
 
 END = {"state": "finished", "status": 200, "error": None}
@@ -43,6 +47,42 @@ async def test_memory_is_bounded_for_a_task_and_given_back_at_its_end() -> None:
     events.publish("t", "end", END)
     assert events._channels == {}
     assert events.ended == {"OK": 1}
+
+
+async def test_a_flood_of_lines_does_not_hide_where_a_task_stands() -> None:
+    """Who comes after many log lines still learns of the last state, phase and progress, in order."""
+    events = Events()
+    events.publish("t", "state", {"state": "queued"})
+    events.publish("t", "state", {"state": "accepted"})
+    events.publish("t", "phase", {"phase": "running"})
+    events.publish("t", "progress", {"progress": 5})
+    for number in range(KEPT * 2):
+        events.publish("t", "log", {"stream": "stdout", "line": f"{number}"})
+    watcher = asyncio.create_task(collect(events, "t"))
+    await asyncio.sleep(0)
+    events.publish("t", "end", END)
+    seen = await watcher
+    assert [event.id for event in seen[:4]] == [2, 3, 4, 261]
+    assert [event.kind for event in seen[:3]] == ["state", "phase", "progress"]
+    assert [event.id for event in seen] == sorted(event.id for event in seen)
+
+
+async def test_log_lines_of_all_tasks_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many tasks write much, one that writes keeps its last lines only; what it left out is counted."""
+    monkeypatch.setattr(board, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(board, "LOG_SHARE", 1_000)
+    events = Events()
+    for number in range(100):
+        for task in range(20):
+            events.publish(f"t{task}", "log", {"stream": "stderr", "line": f"{number:099}"})
+    assert events._log_bytes == sum(channel.log_bytes for channel in events._channels.values()) <= 20 * 1_000
+    log = events.log("t7")
+    assert log.tail.endswith(f"{99:099}\n".encode())
+    assert log.omitted + len(log.tail) == 100 * 100
+    for task in range(20):
+        events.publish(f"t{task}", "end", END)
+    assert events._log_bytes == 0
+    assert events.log("t7") == Log()
 
 
 async def test_waiting_ends_with_the_task_or_with_the_time() -> None:

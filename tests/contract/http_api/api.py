@@ -7,7 +7,7 @@ import hashlib
 import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import msgspec
@@ -28,6 +28,7 @@ from agent.protocol import (
     Offer,
     Outcome,
     OutcomeAck,
+    Output,
     Progress,
     decode_from_dispatcher,
     encode,
@@ -175,6 +176,12 @@ class Node:
 
     async def progress(self, lease: Lease, percent: int, sequence: int = 1, message: str = "") -> None:
         await self.send(Progress(lease, sequence, "running", percent, message))
+
+    async def pulled(self, lease: Lease, done: int, total: int, sequence: int = 1) -> None:
+        await self.send(Progress(lease, sequence, "pulling", pulled=(done, total)))
+
+    async def wrote(self, lease: Lease, *lines: tuple[Literal["stdout", "stderr"], bytes], sequence: int = 1) -> None:
+        await self.send(Output(lease, sequence, list(lines)))
 
 
 Serve = Callable[[DispatcherConfig], Awaitable[Api]]

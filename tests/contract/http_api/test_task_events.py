@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import aiohttp
 import msgspec
+import pytest
 
-from tests.contract.http_api.api import SECONDS, Api, Node
+from dispatcher.app import build
+from dispatcher.cli import listening
+from dispatcher.routes import events as route
+from tests.contract.http_api.api import CONFIG, SECONDS, Api, Node
 
 
 async def test_events_tell_a_tasks_life(api: Api, node: Node) -> None:
@@ -53,6 +60,86 @@ async def test_events_of_an_ended_task_are_its_end(api: Api, node: Node) -> None
         assert await stream.read() == b""
     assert end["event"] == "end"
     assert msgspec.json.decode(end["data"]) == {"state": "finished", "status": 404, "error": None}
+
+
+async def test_events_tell_of_the_pull_and_of_what_is_written(api: Api, node: Node) -> None:
+    """Bytes pulled, told once each, and log lines with the stream that they were written to."""
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    async with _stream(api, task_id) as stream:
+        await node.pulled(offer.lease, 10, 100)
+        await node.pulled(offer.lease, 10, 100, sequence=2)
+        await node.pulled(offer.lease, 100, 100, sequence=3)
+        await node.wrote(offer.lease, ("stdout", b"one"), ("stderr", b"\xfftwo"))
+        await node.finish(offer.lease, status=200)
+        events = [await _event(stream)]
+        while events[-1]["event"] != "end":
+            events.append(await _event(stream))
+    told = [(event["event"], msgspec.json.decode(event["data"])) for event in events]
+    assert [content for kind, content in told if kind == "pull"] == [
+        {"done": 10, "total": 100},
+        {"done": 100, "total": 100},
+    ]
+    assert [content for kind, content in told if kind == "log"] == [
+        {"stream": "stdout", "line": "one"},
+        {"stream": "stderr", "line": "\ufffdtwo"},
+    ]
+
+
+async def test_what_was_seen_before_a_restart_is_not_all_that_is_known(api: Api, node: Node) -> None:
+    """A dispatcher that has no events of a task says from the store where it stands."""
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    await node.progress(offer.lease, 30)
+    while (await api("GET", f"/v1/task/{task_id}")).json()["progress"] != 30:
+        await asyncio.sleep(0.02)
+    async with listening(build(CONFIG, api.store), CONFIG) as url:
+        again = Api(api.http, url, api.token, api.store)
+        async with _stream(again, task_id, last="5") as stream:
+            told = [await _event(stream) for _ in range(3)]
+    assert [event["event"] for event in told] == ["state", "phase", "progress"]
+    assert all("id" not in event for event in told)
+
+
+async def test_a_silent_stream_is_kept_alive(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment comes where no event does, so that nothing on the way takes the stream for dead."""
+    monkeypatch.setattr(route, "PING_SECONDS", 0.05)
+    task_id = await api.task(await api.function())
+    async with _stream(api, task_id) as stream:
+        await _event(stream)
+        assert await stream.readuntil(b"\n\n") == b": ping\n\n"
+        assert await stream.readuntil(b"\n\n") == b": ping\n\n"
+
+
+async def test_a_watcher_that_does_not_read_is_shed(api: Api, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut off after its time, and costs no memory beyond that; the task does not notice."""
+    monkeypatch.setattr(route, "WRITE_SECONDS", 0.2)
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    with socket.create_connection(("127.0.0.1", api.port)) as watcher:
+        head = f"GET /v1/task/{task_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: {api.token}\r\n\r\n"
+        watcher.sendall(head.encode())
+        broken = select.poll()
+        broken.register(watcher, select.POLLERR | select.POLLHUP)
+        lines: list[tuple[Literal["stdout", "stderr"], bytes]] = [("stdout", b"x" * 4000)] * 200
+        async with asyncio.timeout(SECONDS):
+            while not broken.poll(0):
+                await node.wrote(offer.lease, *lines)
+                await asyncio.sleep(0.01)
+    await node.finish(offer.lease, status=200)
+
+
+async def test_a_cancelled_task_keeps_what_it_wrote(api: Api, node: Node) -> None:
+    """Nobody brings the log of a task that was called back, so what was shown of it is kept."""
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    async with _stream(api, task_id) as stream:
+        await node.wrote(offer.lease, ("stdout", b"one"), ("stderr", b"two"))
+        while (await _event(stream))["event"] != "log":
+            pass
+    await api("DELETE", f"/v1/task/{task_id}")
+    answer = await api("GET", f"/v1/task/{task_id}/logs")
+    assert answer.body == b"one\ntwo\n"
 
 
 @asynccontextmanager
