@@ -88,7 +88,7 @@ class Attempt:
     @property
     def is_working(self) -> bool:
         """Something runs for it."""
-        return self.life.state in ts.WORKING or self.life.state in {State.ABORTING, State.ABANDONING}
+        return self.life.state in ts.WORKING | ts.STOPPING
 
     @property
     def is_held(self) -> bool:

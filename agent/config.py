@@ -65,7 +65,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
         allow_internet: Functions that ask for it reach the internet.
         privileged_images: Images that may run privileged, if the engine can do it; ``*`` stands for any text.
         start_timeout: Seconds from the start of a container until it is ready.
-        stop_grace: Seconds between the signal to a container and the kill.
+        stop_grace_max: Seconds between the signal to a function and its kill that a function may have at most.
         idle_seconds: Seconds that an idle warm container is kept.
         warm_limit: Idle warm containers that are kept at most.
         log_bytes: Bytes that are kept of what a task writes: half from the beginning, half from the end.
@@ -76,7 +76,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     allow_internet: bool = False
     privileged_images: list[str] = []
     start_timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
-    stop_grace: Seconds = 5.0
+    stop_grace_max: Seconds = 30.0
     idle_seconds: Seconds = 300.0
     warm_limit: Annotated[int, Meta(ge=0, le=10_000)] = 16
     log_bytes: Annotated[int, Meta(ge=0, le=2 * 1024 * 1024)] = 1024 * 1024

@@ -86,13 +86,8 @@ class Invocation:
             self._stop_asked.set()
 
     async def _stop(self, work: asyncio.Task[Ran | GaveBack]) -> None:
-        container = self._execution.container
-        if container is not None:
-            try:
-                await self._host.pool.signal(container, "SIGTERM")
-            except EngineUnavailable as error:
-                self._log.warning("function not signalled", reason=str(error))
-            await asyncio.wait({work}, timeout=self._host.config.stop_grace)
+        if await self._execution.signal_end():
+            await asyncio.wait({work}, timeout=self._execution.grace)
         # What cannot be stopped by asking is removed with its container.
         work.cancel()
         await asyncio.wait({work})

@@ -122,7 +122,7 @@ class Node:
         """Bytes that an answer may have: until a dispatcher says it, what can be kept."""
         self._told: tuple[list[str], list[str]] = ([], [])
         """Images and warm revisions that the dispatcher knows of."""
-        self._shutdown = Shutdown(config.stop.grace_period, config.containers.stop_grace)
+        self._shutdown = Shutdown(config.stop.grace_period, config.containers.stop_grace_max)
 
     def stop(self) -> None:
         """Drain and end; asked a second time: abort and end."""

@@ -102,6 +102,7 @@ class Revision(Struct, frozen=True):
         ready_path: Path that answers 2xx when the function is ready; empty: the port accepts.
         retries: Further attempts after an attempt was lost. 0: never run twice.
         timeout: Seconds from the request to the end of the answer.
+        grace: Seconds between the signal to a function that is to end and its kill; a node may allow less.
         cpu_count: CPUs asked for. A container gets `cpus` of them.
         mem_size: MiB asked for. A container gets `memory` of them.
         network_latency: The node's round trip may be at most so many ms.
@@ -118,6 +119,7 @@ class Revision(Struct, frozen=True):
     ready_path: str = ""
     retries: int = 2
     timeout: int = 10
+    grace: int = 5
     cpu_count: float = 0
     mem_size: int = 0
     network_latency: float = 0
@@ -418,7 +420,10 @@ class Begin(Struct, frozen=True, tag="begin"):
 
 
 class Abandon(Struct, frozen=True, tag="abandon"):
-    """The lease is not the node's any more: end the work and drop its outcome."""
+    """The lease is not the node's any more: end the work and drop its outcome.
+
+    Of a task that its owner cancelled the outcome is sent all the same: its log is kept.
+    """
 
     lease: Lease
     reason: Literal["cancelled", "stale", "drained"]

@@ -12,7 +12,7 @@ from agent.assignments import Assignments
 from agent.link import Link
 
 ABORT_SECONDS = 10.0
-"""Aborted work gets so long to end, beyond ``stop_grace``."""
+"""Aborted work gets so long to end, beyond ``stop_grace_max``."""
 
 
 class Shutdown:
@@ -20,16 +20,16 @@ class Shutdown:
 
     Args:
         grace_period: Seconds for what runs to finish and to be delivered.
-        stop_grace: Seconds between the signal to a container and its kill.
+        stop_grace_max: Seconds between the signal to a function and its kill, at most.
 
     Attributes:
         asked: Set when somebody asked for it.
     """
 
-    def __init__(self, grace_period: float, stop_grace: float) -> None:
+    def __init__(self, grace_period: float, stop_grace_max: float) -> None:
         self.asked = asyncio.Event()
         self._grace_period = grace_period
-        self._abort_seconds = stop_grace + ABORT_SECONDS
+        self._abort_seconds = stop_grace_max + ABORT_SECONDS
         self._abort_asked = asyncio.Event()
         self._log = structlog.get_logger()
 

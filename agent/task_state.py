@@ -12,7 +12,8 @@ What may be relied upon:
 - nothing begins before the accept is on disk, and where the offer is held, not before `Begun`;
 - an attempt has one ending: an outcome, a give-back, a decline or nothing (abandoned); only where
   the body of an outcome is lost before it could be uploaded, the attempt is given back after all;
-- after `Abandoned` no outcome is sent, and work that still runs is stopped first;
+- after `Abandoned` work that still runs is stopped first, and no outcome is sent; of a cancelled task
+  one is, for its log, but no body is uploaded;
 - the permits are released once, when the work is over.
 
 An event that means nothing in a state is ignored: messages and disk writes cross each other, and
@@ -50,6 +51,8 @@ class State(StrEnum):
     """The node stops: its work was told to end, and what comes of it still counts."""
     ABANDONING = "abandoning"
     """The dispatcher took it away: its work was told to end, and what comes of it does not count."""
+    CANCELLING = "cancelling"
+    """Its owner cancelled it: its work was told to end, and of what comes of it the log is still wanted."""
     SPOOLING = "spooling"
     """Its outcome is being written to the journal."""
     UPLOADING = "uploading"
@@ -67,6 +70,9 @@ class State(StrEnum):
 
 WORKING = frozenset({State.ACCEPTED, State.PULLING, State.STARTING, State.RUNNING})
 """Something runs for the attempt, and its end is awaited as `WorkRan` or `WorkGaveBack`."""
+
+STOPPING = frozenset({State.ABORTING, State.ABANDONING, State.CANCELLING})
+"""Something still runs, and was told to end."""
 
 ENDED = frozenset({State.ACKNOWLEDGED, State.ABANDONED, State.GIVEN_BACK, State.DECLINED})
 
@@ -291,7 +297,7 @@ def step(life: Life, event: Event) -> Step:
             return _interrupted(life, event)
         case State.ACCEPTED | State.PULLING | State.STARTING | State.RUNNING | State.ABORTING:
             return _working(life, event)
-        case State.ABANDONING:
+        case State.ABANDONING | State.CANCELLING:
             return _abandoning(life, event)
         case State.SPOOLING | State.UPLOADING | State.SPOOLED:
             return _delivering(life, event)
@@ -354,7 +360,7 @@ def _working(life: Life, event: Event) -> Step:
         case WorkGaveBack(reason, started):
             return _give_back(life, reason, started=started)
         case Abandoned(reason):
-            return _to(life, State.ABANDONING, StopWork(reason))
+            return _to(life, State.CANCELLING if reason == "cancelled" else State.ABANDONING, StopWork(reason))
         case Aborted() if life.state is not State.ABORTING:
             return _to(life, State.ABORTING, StopWork("drained"))
         case _:
@@ -363,6 +369,8 @@ def _working(life: Life, event: Event) -> Step:
 
 def _abandoning(life: Life, event: Event) -> Step:
     match event:
+        case WorkRan() if life.state is State.CANCELLING:
+            return _to(life, State.SPOOLING, ReleasePermit(), SpoolOutcome())
         case WorkRan() | WorkGaveBack():
             return _to(life, State.ABANDONED, ReleasePermit(), Forget())
         case _:
@@ -370,6 +378,8 @@ def _abandoning(life: Life, event: Event) -> Step:
 
 
 def _delivering(life: Life, event: Event) -> Step:
+    if event == Abandoned("cancelled"):
+        return _cancelled_while_delivering(life)
     if isinstance(event, Abandoned | UploadRefused):
         stop = (StopUpload(),) if life.state is State.UPLOADING else ()
         return _to(life, State.ABANDONED, *stop, Forget())
@@ -389,6 +399,18 @@ def _delivering(life: Life, event: Event) -> Step:
             return _to(life, State.ACKNOWLEDGED, Forget())
         case _:
             return life, ()
+
+
+def _cancelled_while_delivering(life: Life) -> Step:
+    """Send the outcome for its log, without its body."""
+    without_body = replace(life, upload=False)
+    match life.state:
+        case State.UPLOADING:
+            return _to(without_body, State.SPOOLED, StopUpload(), SendOutcome())
+        case State.SPOOLED if life.upload:
+            return without_body, (SendOutcome(),)
+        case _:
+            return without_body, ()
 
 
 def _giving_back(life: Life, event: Event) -> Step:

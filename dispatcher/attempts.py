@@ -57,7 +57,8 @@ class Reconciled(Struct):
 
     keep: list[Lease] = []
     abandon: list[Lease] = []
-    begin: list[Begin] = []
+    then: list[Begin | Abandon] = []
+    """What is said of single leases after the hello."""
 
 
 class Attempts:
@@ -107,9 +108,11 @@ class Attempts:
                 settled.keep.append(item.lease)
                 if holding.revision.retries == 0 and not item.finished:
                     # Its accept may have come without a `Begin` going back. A second one does nothing.
-                    settled.begin.append(Begin(item.lease))
+                    settled.then.append(Begin(item.lease))
             elif await self._store.holds(item.lease, node):
                 settled.keep.append(item.lease)
+            elif await self._store.was_cancelled(item.lease, node):
+                settled.then.append(Abandon(item.lease, "cancelled"))
             else:
                 settled.abandon.append(item.lease)
         kept = {lease.token for lease in settled.keep}

@@ -199,7 +199,7 @@ class Sessions:
             hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
         )
         welcome = DispatcherHello(self._version, settled.keep, settled.abandon, self._limits.result_bytes, now_ms)
-        session.send(welcome, *settled.begin)
+        session.send(welcome, *settled.then)
         self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
         self._queue.seat(node.id, session)
         log.info(

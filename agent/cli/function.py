@@ -34,6 +34,7 @@ SETTINGS = (
         "--retries", type=click.IntRange(min=0), help="Further attempts after a node was lost; 0: never twice."
     ),
     click.option("--ready-path", "readyPath", metavar="PATH", help="Answers 2xx when the function is ready."),
+    click.option("--grace", type=click.IntRange(0, 300), metavar="SECONDS", help="From the signal to end to the kill."),
     click.option(
         "--timeout", type=click.IntRange(1, 900), metavar="SECONDS", help="From the request to the end of the answer."
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from msgspec import Struct
 
 from agent.containers.answer import AnswerBody
 from agent.containers.container import Container, Sink
-from agent.containers.engine import EngineError, Image
+from agent.containers.engine import EngineError, EngineUnavailable, Image
 from agent.containers.evidence import Death
 from agent.containers.host import ContainerHost
 from agent.containers.output import Capture, Stream
@@ -149,6 +151,34 @@ class Execution:
                 raise CannotRun("the image's command, or its user, cannot be used to start it") from None
             raise
         return self.container
+
+    @property
+    def grace(self) -> float:
+        """Seconds between the signal to the function and its kill."""
+        return min(float(self.revision.grace), self.host.config.stop_grace_max)
+
+    async def signal_end(self) -> bool:
+        """Tell the function to end; False where it has no container yet."""
+        if self.container is None:
+            return False
+        if not self.container.ended.is_set():
+            try:
+                await self.host.pool.signal(self.container, "SIGTERM")
+            except EngineUnavailable as error:
+                log.warning("function not signalled", task=self.lease.task, reason=str(error))
+        return True
+
+    async def timed_out(self, detail: str) -> Ran:
+        """Tell a function whose time is up to end, and give the outcome when it has, or when its grace is over.
+
+        What it writes meanwhile is in its log; an answer would be too late.
+        """
+        await self.signal_end()
+        if self.container is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.grace):
+                    await self.container.ended.wait()
+        return self.ended("timeout", detail)
 
     def ended(self, ending: Ending, detail: str, exit_code: int | None = None) -> Ran:
         """Give the outcome of an attempt without an answer."""

@@ -85,7 +85,7 @@ async def _until_ended(execution: Execution, container: Container, output: JobOu
     if output.unwanted.is_set():
         return execution.ended("result_too_large", f"the result is over {execution.answer.limit} bytes")
     if not container.ended.is_set():
-        return execution.ended("timeout", f"the job did not end within {execution.revision.timeout} s")
+        return await execution.timed_out(f"the job did not end within {execution.revision.timeout} s")
     execution.host.pool.services.note(execution.revision.key, execution.monotonic() - begun)
     return await _ended(execution, container, output)
 

@@ -118,7 +118,7 @@ async def _answer_or_ending(execution: Execution, container: Container) -> Answe
         async with asyncio.timeout(limit):
             answer = await _request(execution, container)
     except TimeoutError:
-        return execution.ended("timeout", f"the function did not complete its answer within {limit} s")
+        return await execution.timed_out(f"the function did not complete its answer within {limit} s")
     except NotSent as error:
         execution.started = False
         if not execution.cold:

@@ -41,6 +41,9 @@ EnvValue = Annotated[str, Meta(max_length=32 * 1024, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Meta(max_length=128)]
 Retries = Annotated[int, Meta(ge=0, le=10)]
 ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
+Grace = Annotated[
+    int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
+]
 Timeout = Annotated[int, Meta(ge=1, le=900, description="Seconds")]
 CpuCount = Annotated[float, Meta(ge=0, le=64, description="CPUs; 0, or at least 0.01")]
 MemSize = Annotated[int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6")]
@@ -70,6 +73,7 @@ class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     reuse: bool = True
     retries: Retries = 2
     ready_path: ReadyPath = ""
+    grace: Grace = 5
 
 
 class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -86,6 +90,7 @@ class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=
     reuse: bool | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     ready_path: ReadyPath | UnsetType = UNSET
+    grace: Grace | UnsetType = UNSET
 
 
 class CapabilitiesChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -123,6 +128,7 @@ class FunctionView(Struct, frozen=True, rename="camel"):
     reuse: bool
     retries: int
     ready_path: str
+    grace: int
     capabilities: FunctionCapabilities
     revision: int
     created: str
@@ -142,6 +148,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         reuse=asked.reuse,
         ready_path=asked.ready_path,
         retries=asked.retries,
+        grace=asked.grace,
     )
     _check(revision)
     function = Function(
@@ -214,6 +221,7 @@ def view(function: Function) -> FunctionView:
         reuse=revision.reuse,
         retries=revision.retries,
         ready_path=revision.ready_path,
+        grace=revision.grace,
         capabilities=FunctionCapabilities(
             revision.timeout,
             plain(revision.cpu_count),

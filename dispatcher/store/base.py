@@ -250,6 +250,8 @@ class Verdict(StrEnum):
     RECORDED = "recorded"
     REPEATED = "repeated"
     """The same lease had ended the task already: the first answer stands, and was this node's."""
+    CANCELLED = "cancelled"
+    """The task was cancelled while this node held it by this lease: that end stands, and the log is kept."""
     STALE = "stale"
 
 
@@ -449,6 +451,9 @@ class Store(Protocol):
     async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
         """Record the end of an attempt, if its lease is good and was given to this node: once.
 
+        Of a task that was cancelled while the node held it only log, spans and `Ended.cold` are kept, once too; that
+        log replaces the one that the cancel came with.
+
         Raises:
             BodyMissing: The result that `Ended.body_key` names was not written.
         """
@@ -508,6 +513,9 @@ class Store(Protocol):
 
     async def holds(self, lease: Lease, node_id: str) -> bool:
         """Say whether a lease of this node is good for `finish`."""
+
+    async def was_cancelled(self, lease: Lease, node_id: str) -> bool:
+        """Say whether the task was cancelled while this node held it by this lease: then its log is still wanted."""
 
     # retention
 

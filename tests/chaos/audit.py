@@ -65,7 +65,11 @@ async def _judge(world: World, entry: Entry, *, answers: bool) -> list[str]:
     if (status, answer) != entry.first:
         world.tally.doubled += 1
         problems.append(f"{entry.id}: its end changed from {entry.first} to {(status, answer)}")
-    if status == 200:
+    if entry.cancelled:
+        if (task["state"], status, task["error"]) != ("cancelled", 499, "CANCELLED"):
+            world.tally.lost += 1
+            problems.append(f"{entry.id}: was cancelled, and ended {status} {answer}, {task}")
+    elif status == 200:
         if not entry.is_right(answer) or task["progress"] != 100:
             world.tally.lost += 1
             problems.append(f"{entry.id}: a wrong answer, {task}")
@@ -78,7 +82,7 @@ async def _judge(world: World, entry: Entry, *, answers: bool) -> list[str]:
     if entry.runs_once and max(len(runs), asked) > 1:
         world.tally.doubled += 1
         problems.append(f"{entry.id}: must run once and ran {len(runs)} times, containers {asked}: {runs}")
-    if task["state"] != "finished" or task["attempt"] > RETRIES + 1:
+    if task["state"] not in {"finished", "cancelled"} or task["attempt"] > RETRIES + 1:
         world.tally.lost += 1
         problems.append(f"{entry.id}: {task}")
     return problems

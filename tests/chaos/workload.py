@@ -89,6 +89,7 @@ class Entry:
 
     Attributes:
         silent: Its function is not ours, and answers nothing.
+        cancelled: Its owner cancelled it before it had ended.
         first: Status and answer as they were when the task was first seen finished.
     """
 
@@ -97,6 +98,7 @@ class Entry:
     text: str
     size: int
     silent: bool = False
+    cancelled: bool = False
     first: tuple[int, Any] | None = None
 
     @property
@@ -191,6 +193,20 @@ class Client:
             )
             for _ in range(count)
         ]
+
+    async def cancel(self, entry: Entry) -> bool:
+        """Cancel a task, unless it has ended; say whether it was cancelled."""
+        status, said, _ = await self.ask("DELETE", f"/v1/task/{entry.id}")
+        assert status in {204, 409}, said
+        # A dispatcher that died after its commit answers the second time that the task has ended.
+        entry.cancelled = status == 204 or (await self.task(entry))["state"] == "cancelled"
+        return entry.cancelled
+
+    async def log(self, entry: Entry) -> bytes:
+        """Give the log of a task that has ended."""
+        async with self.http.get(f"{self.url}/v1/task/{entry.id}/logs", headers={"Authorization": self.token}) as got:
+            assert got.status == 200
+            return await got.read()
 
     async def task(self, entry: Entry) -> dict[str, Any]:
         """Give a task as the dispatcher shows it."""

@@ -69,7 +69,7 @@ class World:
             "DOCKER_HOST": tap.docker_host,
             "FERND_LOG_LEVEL": "debug",
             "FERND_CAPACITY_SLOTS": "6",
-            "FERND_CONTAINERS_STOP_GRACE": "1",
+            "FERND_CONTAINERS_STOP_GRACE_MAX": "1",
         }
         agent = Agent(name, self.directory, settings | dict(environ or {}), data_dir)
         self._stack.push_async_callback(agent.close)

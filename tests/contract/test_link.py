@@ -6,6 +6,7 @@ test decides when it ends.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ import pytest
 from aiohttp import web
 
 import agent.session
-from agent.invocation import GaveBack
+from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.node import Phase
 from agent.protocol import (
@@ -29,6 +30,7 @@ from agent.protocol import (
     Decline,
     DispatcherGoodbye,
     GiveBack,
+    Log,
     NodeGoodbye,
     NodeHeartbeat,
     Offer,
@@ -212,12 +214,63 @@ async def test_abandoned_work_is_stopped_and_says_nothing(dispatcher: Dispatcher
     of = lease()
     await session.send(Offer(1, of, REVISION))
     function = await running.function()
-    await session.send(Abandon(of, "cancelled"))
+    await session.send(Abandon(of, "stale"))
     notice = await session.expect(CreditNotice)
     assert notice.credit.slots == 3
-    assert function.stopped == "cancelled"
+    assert function.stopped == "stale"
     assert session.seen(Outcome) == []
     assert session.seen(GiveBack) == []
+
+
+async def test_of_cancelled_work_the_log_is_sent_until_it_is_acknowledged(
+    dispatcher: Dispatcher, start: StartNode, tmp_path: Path
+) -> None:
+    """The function is stopped at once; what it wrote goes the way of every outcome, over a lost session too."""
+    running = start()
+    session = await ready(dispatcher)
+    of = lease()
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    function.obeys = False
+    await session.send(Abandon(of, "cancelled"))
+    async with asyncio.timeout(5):
+        while function.stopped is None:
+            await asyncio.sleep(0.01)
+    assert function.stopped == "cancelled"
+    function.end(Ran(Outcome(of, "cancelled", log=Log(b"until then"))))
+    outcome = await session.expect(Outcome)
+    assert (outcome.ending, outcome.log) == ("cancelled", Log(b"until then"))
+    assert outcome.credit == Credit(2, 512, 3, 1)
+    await session.ws.close()
+    session = await dispatcher.welcomed()
+    assert [(held.lease, held.finished) for held in session.hello.held] == [(of, True)]
+    await session.send(Abandon(of, "cancelled"))
+    assert (await session.expect(Outcome)).log == Log(b"until then")
+    await session.send(OutcomeAck(of, recorded=True))
+    running.node.stop()
+    await session.expect(NodeGoodbye)
+    await running.ended()
+    assert await left_in_journal(tmp_path) == 0
+
+
+async def test_a_cancelled_result_is_not_uploaded(dispatcher: Dispatcher, start: StartNode, tmp_path: Path) -> None:
+    """Nobody wants its body any more: the outcome comes at once, for its log."""
+    running = start()
+    session = await ready(dispatcher)
+    of = lease()
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    dispatcher.result_statuses += [503] * 100
+    function.end(large(of, b"x" * (INLINE_LIMIT + 1), tmp_path / "body"))
+    async with asyncio.timeout(5):
+        while not dispatcher.uploads:
+            await asyncio.sleep(0.01)
+    await session.send(Abandon(of, "cancelled"))
+    assert (await session.expect(Outcome)).body is None
+    await session.send(OutcomeAck(of, recorded=True))
+    running.node.stop()
+    await running.ended()
+    assert not (tmp_path / "body").exists()
 
 
 async def test_work_goes_on_over_a_lost_session(dispatcher: Dispatcher, start: StartNode) -> None:

@@ -27,6 +27,7 @@ from agent.protocol import (
     Held,
     Lease,
     Load,
+    Log,
     NodeHeartbeat,
     NodeHello,
     NodeMessage,
@@ -173,7 +174,7 @@ class Node:
 
     @property
     def working(self) -> list[Lease]:
-        busy = ts.WORKING | {State.ABORTING, State.ABANDONING}
+        busy = ts.WORKING | ts.STOPPING
         return [lease for lease, attempt in self.attempts.items() if attempt.life.state in busy]
 
     @property
@@ -250,6 +251,10 @@ class Node:
     def work_ends(self, lease: Lease, how: Spoilt) -> None:
         """The work has an ending: an answer where the function ran, otherwise none or a give-back."""
         attempt, nonce = self.attempts[lease], self.containers.get(lease)
+        if attempt.life.state is State.CANCELLING and how != "given back":
+            attempt.outcome = Outcome(lease, "cancelled", log=Log((nonce or "").encode()))
+            self.handle(lease, ts.WorkRan(upload=False))
+            return
         if how == "given back" or attempt.told_to_stop:
             self.handle(lease, ts.WorkGaveBack("engine_lost", started=nonce is not None))
             return

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from agent.task_state import (
     ENDED,
+    STOPPING,
     WORKING,
     Abandoned,
     Aborted,
@@ -204,12 +205,29 @@ def test_an_attempt_has_one_ending(life: Life, events: list[Event]) -> None:
 
 @given(BEGUN, EVENTS)
 def test_nothing_is_said_after_abandon(life: Life, events: list[Event]) -> None:
-    """From `Abandoned` on nothing is started, spooled, uploaded or sent."""
+    """From `Abandoned` on nothing is started, uploaded or given back; an outcome is sent of a cancelled task alone."""
     abandoned_at = next((i for i, event in enumerate(events) if isinstance(event, Abandoned)), len(events))
-    life, _ = live(life, events[: abandoned_at + 1])
-    _, done = live(life, events[abandoned_at + 1 :])
-    if abandoned_at < len(events):
-        assert {type(action) for _, action in done} <= {ReleasePermit, Forget, StopUpload}
+    life, _ = live(life, events[:abandoned_at])
+    _, done = live(life, events[abandoned_at:])
+    allowed: set[type[Action]] = {StopWork, ReleasePermit, Forget, StopUpload}
+    if events[abandoned_at : abandoned_at + 1] == [Abandoned("cancelled")]:
+        allowed |= {SpoolOutcome, SendOutcome}
+    assert {type(action) for _, action in done} <= allowed
+
+
+def test_of_a_cancelled_task_the_outcome_is_sent_for_its_log() -> None:
+    """Work is stopped, what came of it is kept until it is acknowledged, and a body is not uploaded."""
+    cancelled = Abandoned("cancelled")
+    life, done = live(Life(), [AcceptWritten(), cancelled, Abandoned("stale"), WorkRan(upload=False), Spooled()])
+    assert [action for _, action in done[2:]] == [StopWork("cancelled"), ReleasePermit(), SpoolOutcome(), SendOutcome()]
+    assert step(life, Acknowledged())[0].state is State.ACKNOWLEDGED
+    uploading, _ = live(Life(), [AcceptWritten(), WorkRan(upload=True), Spooled()])
+    assert step(uploading, cancelled) == (Life(State.SPOOLED), (StopUpload(), SendOutcome()))
+    waiting, _ = live(uploading, [UploadPostponed()])
+    assert step(waiting, cancelled) == (Life(State.SPOOLED), (SendOutcome(),))
+    gone, done = live(Life(), [AcceptWritten(), cancelled, WorkGaveBack("engine_lost", started=True)])
+    assert gone.state is State.ABANDONED
+    assert SendGiveBack() not in [action for _, action in done]
 
 
 @given(EVENTS)
@@ -234,7 +252,7 @@ def test_the_permit_is_released_once_and_never_while_something_runs(life: Life, 
         life, actions = step(life, event)
         releases += actions.count(ReleasePermit())
         assert releases <= 1
-        busy = life.state in WORKING or life.state in {State.ABORTING, State.ABANDONING, State.OFFERED, State.HELD}
+        busy = life.state in WORKING | STOPPING | {State.OFFERED, State.HELD}
         busy = busy or life.state is State.INTERRUPTED
         assert releases == (0 if busy else 1)
 

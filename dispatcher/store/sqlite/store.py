@@ -221,6 +221,9 @@ class SqliteStore:
     async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
         return await self._read(tasks.input_of, lease, node_id)
 
+    async def was_cancelled(self, lease: Lease, node_id: str) -> bool:
+        return await self._read(tasks.was_cancelled, lease, node_id)
+
     async def holds(self, lease: Lease, node_id: str) -> bool:
         return await self._read(tasks.holds, lease, node_id)
 

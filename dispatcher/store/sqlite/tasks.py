@@ -41,6 +41,8 @@ _ENDABLE = (
 )
 """The lease can end its task: it is the present one, or was lost and nobody claimed the task since."""
 
+_ENDED_BY = "id = :task AND attempt = :attempt AND token = :token AND node = :node AND finished_ms IS NOT NULL"
+"""The task has ended, and this was its last lease: by it, or because it was cancelled while it held the task."""
 
 _FAILED = "state = 'finished' AND status >= 400"
 
@@ -234,6 +236,14 @@ def holds(db: sqlite3.Connection, lease: Lease, node_id: str) -> bool:
     return row is not None
 
 
+def was_cancelled(db: sqlite3.Connection, lease: Lease, node_id: str) -> bool:
+    """See `Store.was_cancelled`."""
+    row = db.execute(
+        f"SELECT 1 FROM task WHERE {_ENDED_BY} AND state = 'cancelled'", {**_names(lease), "node": node_id}
+    ).fetchone()
+    return row is not None
+
+
 # the end
 
 
@@ -242,12 +252,11 @@ def finish(db: sqlite3.Connection, lease: Lease, node_id: str, ended: Ended) -> 
     if holds(db, lease, node_id):
         _end(db, lease.task, ended, by=lease)
         return Verdict.RECORDED
-    repeated = db.execute(
-        "SELECT 1 FROM task WHERE id = :task AND attempt = :attempt AND token = :token AND node = :node"
-        " AND finished_ms IS NOT NULL",
-        {**_names(lease), "node": node_id},
-    ).fetchone()
     _drop_body(db, ended.body_key)
+    if was_cancelled(db, lease, node_id):
+        _add_to_cancelled(db, lease.task, ended)
+        return Verdict.CANCELLED
+    repeated = db.execute(f"SELECT 1 FROM task WHERE {_ENDED_BY}", {**_names(lease), "node": node_id}).fetchone()
     return Verdict.STALE if repeated is None else Verdict.REPEATED
 
 
@@ -258,7 +267,7 @@ def cancel(db: sqlite3.Connection, account: str, task_id: str, ended: Ended) -> 
         return None
     ends = found.finished_ms is None
     if ends:
-        _end(db, task_id, ended)
+        _end(db, task_id, ended, by=_present_lease(db, task_id))
     return found, ends
 
 
@@ -291,7 +300,7 @@ def remove_finished(db: sqlite3.Connection, before_ms: int, limit: int) -> int:
 
 
 def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = None) -> None:
-    """End a task. Only the lease that ended it, if one did, is known afterwards: it may ask again."""
+    """End a task. Of its leases only ``by`` is known afterwards: it may ask again, or bring the log."""
     db.execute(
         "UPDATE task SET state = :state, finished_ms = :finished_ms, status = :status, error = :error,"
         " detail = :detail, ending = :ending, spans = :spans, cold = :cold,"
@@ -321,13 +330,32 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
         "INSERT INTO task_result (task, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?)",
         (task_id, rows.encode(ended.headers), ended.body, size, ended.body_key),
     )
-    if ended.log != Log():
-        db.execute(
-            "INSERT INTO task_log (task, head, omitted, tail) VALUES (?, ?, ?, ?)",
-            (task_id, ended.log.head, ended.log.omitted, ended.log.tail),
-        )
+    _keep_log(db, task_id, ended.log)
     # What other attempts have uploaded is of no use any more.
     db.execute("DELETE FROM body WHERE task = ? AND NOT used", (task_id,))
+
+
+def _present_lease(db: sqlite3.Connection, task_id: str) -> Lease | None:
+    """Give the lease by which a node holds a task now."""
+    row = db.execute(
+        "SELECT attempt, token FROM task WHERE id = ? AND state IN ('offered', 'accepted')", (task_id,)
+    ).fetchone()
+    return None if row is None else Lease(task_id, *row)
+
+
+def _add_to_cancelled(db: sqlite3.Connection, task_id: str, ended: Ended) -> None:
+    """Keep what the node knows of a task that was cancelled on it: once, in place of the log as it was then."""
+    if db.execute("SELECT cold FROM task WHERE id = ?", (task_id,)).fetchone()[0] is None:
+        db.execute("UPDATE task SET spans = ?, cold = ? WHERE id = ?", (rows.encode(ended.spans), ended.cold, task_id))
+        _keep_log(db, task_id, ended.log)
+
+
+def _keep_log(db: sqlite3.Connection, task_id: str, kept: Log) -> None:
+    if kept != Log():
+        db.execute(
+            "INSERT OR REPLACE INTO task_log (task, head, omitted, tail) VALUES (?, ?, ?, ?)",
+            (task_id, kept.head, kept.omitted, kept.tail),
+        )
 
 
 def _use_body(db: sqlite3.Connection, key: str, task_id: str) -> int:

@@ -31,7 +31,7 @@ class running_host:  # noqa: N801 - reads as the function that it is
     def __init__(
         self, memory: int = 2048, node_id: str | None = None, marks: Path | None = None, **config: object
     ) -> None:
-        settings: dict[str, object] = {"start_timeout": 3.0, "stop_grace": 1.0, **config}
+        settings: dict[str, object] = {"start_timeout": 3.0, "stop_grace_max": 1.0, **config}
         containers = ContainersConfig(**settings)  # type: ignore[arg-type]
         self.host = ContainerHost(containers, node_id or str(uuid.uuid4()), memory, marks=marks)
 

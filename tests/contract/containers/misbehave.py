@@ -182,8 +182,14 @@ def start_server() -> None:
         case "late":
             time.sleep(float(value))
     # A server in a container must see to SIGTERM itself where no init process does it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUBBORN") else lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end())
     serve()
+
+
+def told_to_end() -> None:
+    os.write(1, b"told to end\n")
+    if not os.environ.get("STUBBORN"):
+        os._exit(0)
 
 
 def job() -> None:  # noqa: C901 - one line for each way to misbehave

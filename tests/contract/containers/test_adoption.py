@@ -210,7 +210,7 @@ async def test_a_job_without_its_whole_input(start: Start, tmp_path: Path, clien
 
 async def test_a_job_that_was_told_to_end(start: Start, tmp_path: Path, client: Any) -> None:
     """A job that was signalled for a cancel before the crash is not taken for one that ended by itself."""
-    host, tested = await start(stop_grace=30.0), revision(mode="job", timeout=20)
+    host, tested = await start(stop_grace_max=30.0), revision(mode="job", timeout=20)
     given, heard = offer(tested, "do=stubborn"), Heard()
     invocation = begin(host, given, tmp_path, heard)
     running = asyncio.create_task(invocation.run())

@@ -187,6 +187,27 @@ async def test_cancelled_while_it_runs(call: Caller, mode: str, stubborn: bool) 
     assert await call.containers_of(tested) == []
 
 
+@pytest.mark.parametrize(("stubborn", "grace"), [(False, 5), (True, 1)])
+async def test_the_time_is_up(call: Caller, stubborn: bool, grace: int) -> None:
+    """A function whose time is up is told to end, has its own grace to do so, and its log is kept to the end."""
+    tested = revision(timeout=1, grace=grace, env={"STUBBORN": "1"} if stubborn else {})
+    outcome = (await call(tested, "do=sleep&value=30")).outcome
+    assert outcome.ending == "timeout"
+    assert outcome.log.head == b"about to sleep\ntold to end\n"
+    assert (outcome.spans.running >= 1000 * (1 + grace)) is stubborn
+
+
+async def test_the_operator_bounds_the_grace(call: Caller) -> None:
+    """A function cannot hold up its end for longer than the node allows, which is a second here."""
+    tested, heard = revision(grace=300, env={"STUBBORN": "1"}), Heard()
+    invocation = call.prepare(tested, "do=sleep&value=30", heard=heard)
+    running = asyncio.create_task(invocation.run())
+    await heard.until(lambda heard: bool(heard.lines))
+    invocation.stop("cancelled")
+    async with asyncio.timeout(10):
+        assert isinstance(await running, Ran)
+
+
 async def test_drained_while_it_runs(call: Caller) -> None:
     """A task that drains goes back and counts as started, unless its answer comes within the grace."""
     tested, heard = revision(env={"STUBBORN": "1"}), Heard()

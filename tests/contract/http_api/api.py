@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import aiohttp
@@ -22,6 +22,7 @@ from agent.protocol import (
     DispatcherHello,
     DispatcherMessage,
     Headers,
+    Held,
     Lease,
     NodeHello,
     NodeMessage,
@@ -133,7 +134,7 @@ class Node:
         self._incoming: list[DispatcherMessage] = []
         self.ws: aiohttp.ClientWebSocketResponse
 
-    async def open(self, *, slots: int = 8) -> DispatcherHello:
+    async def open(self, *, slots: int = 8, held: Sequence[Held] = ()) -> DispatcherHello:
         """Begin a session with credit for some tasks."""
         self.ws = await self.api.http.ws_connect(
             f"{self.api.url}/v1/node/{self.id}/session",
@@ -141,7 +142,7 @@ class Node:
             headers={"Authorization": f"Bearer {self.credential}"},
         )
         self.credit = Credit(cpu=8, memory=8192, slots=slots)
-        await self.send(NodeHello("0.1.0", Capabilities(8, 8192, 1.5), self.credit))
+        await self.send(NodeHello("0.1.0", Capabilities(8, 8192, 1.5), self.credit, held=list(held)))
         return await self.receive(DispatcherHello)
 
     async def send(self, *messages: NodeMessage) -> None:

@@ -33,6 +33,7 @@ async def test_only_name_and_type_are_needed(api: Api) -> None:
         "reuse": True,
         "retries": 2,
         "readyPath": "",
+        "grace": 5,
         "capabilities": {"timeout": 10, "cpuCount": 0, "memSize": 0, "networkLatency": 0, "privileged": False},
         "revision": 1,
     }
@@ -50,6 +51,7 @@ async def test_every_field_is_kept(api: Api) -> None:
         "reuse": False,
         "retries": 0,
         "readyPath": "/ready?x=1",
+        "grace": 300,
     }
     created = await api("POST", "/v1/function", content=given)
     shown = (await api("GET", f"/v1/function/{created.json()['id']}")).json()
@@ -64,7 +66,8 @@ async def test_every_field_is_kept(api: Api) -> None:
         ({"name": "x\n"}, "name"), ({"name": None}, "name"), ({"type": "WASM"}, "type"), ({"lang": "py"}, "lang"),
         ({"description": "d" * 81}, "description"), ({"mode": "tcp"}, "mode"), ({"network": "host"}, "network"),
         ({"reuse": "yes"}, "reuse"), ({"retries": 11}, "retries"), ({"retries": -1}, "retries"),
-        ({"retries": 1.5}, "retries"), ({"readyPath": "ready"}, "readyPath"), ({"readyPath": "/a b"}, "readyPath"),
+        ({"retries": 1.5}, "retries"), ({"grace": 301}, "grace"), ({"grace": -1}, "grace"),
+        ({"readyPath": "ready"}, "readyPath"), ({"readyPath": "/a b"}, "readyPath"),
         ({"readyPath": "/\r\nX: y"}, "readyPath"), ({"image": "UPPER"}, "image"), ({"image": "a b"}, "image"),
         ({"image": "-a"}, "image"), ({"image": "a:"}, "image"), ({"image": "a@sha256:1"}, "image"),
         ({"image": "a\n"}, "image"), ({"image": "http://x/y"}, "image"), ({"image": "a/" * 300}, "image"),

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from yarl import URL
 
-from agent.protocol import Spans
+from agent.protocol import Abandon, Held, Log, Spans
 from tests.contract.http_api.api import SECONDS, Api, Node, pieces
 
 HEX = "0123456789abcdef01234567"
@@ -176,6 +176,30 @@ async def test_cancel_ends_a_task_once(api: Api, node: Node) -> None:
     assert result.headers["X-Task-State"] == "cancelled"
     task = (await api("GET", f"/v1/task/{task_id}")).json()
     assert (task["state"], task["status"], task["error"]) == ("cancelled", 499, "CANCELLED")
+
+
+async def test_a_cancelled_task_keeps_its_log(api: Api, node: Node) -> None:
+    """The task is cancelled at once, and what the function wrote until then follows when its node tells."""
+    task_id = await api.task(await api.function())
+    offer = await node.take()
+    await node.progress(offer.lease, 40)
+    assert (await api("DELETE", f"/v1/task/{task_id}")).status == 204
+    assert (await node.receive(Abandon)).reason == "cancelled"
+    assert (await api("GET", f"/v1/task/{task_id}/logs")).body == b""
+    # A node that was away when the task was cancelled is told so, and not that it has another holder.
+    await node.ws.close()
+    assert (await node.open(held=[Held(offer.lease, finished=False)])).abandon == []
+    told = await node.receive(Abandon)
+    assert (told.lease, told.reason) == (offer.lease, "cancelled")
+    spans = Spans(running=1500)
+    ack = await node.finish(offer.lease, ending="cancelled", log=Log(b"until then\n"), spans=spans, cold=True)
+    assert ack.recorded
+    assert (await node.finish(offer.lease, ending="cancelled", log=Log(b"again"))).recorded
+    assert (await api("GET", f"/v1/task/{task_id}/logs")).body == b"until then\n"
+    task = (await api("GET", f"/v1/task/{task_id}")).json()
+    assert (task["state"], task["error"], task["cold"]) == ("cancelled", "CANCELLED", True)
+    assert task["spans"]["running"] == 1500
+    (await api("GET", f"/v1/task/{task_id}/result")).problem(499, "CANCELLED")
 
 
 async def test_function_without_an_image_runs_nothing(api: Api) -> None:

@@ -22,6 +22,7 @@ from tests.contract.store.cases import (
     CANCELLED,
     LOST,
     NODE,
+    OTHER_NODE,
     REVISION,
     accepted,
     body_of,
@@ -112,12 +113,33 @@ async def test_cancel_ends_a_task_at_every_stage(store: Store, stage: str) -> No
     assert (found.state, found.status, found.error, found.finished_ms) == (State.CANCELLED, 499, "CANCELLED", 9_600)
     assert await store.cancel(ACCOUNT, task_id(1), CANCELLED) == (found, False)
     await refuses_everything(store, lease)
-    assert await store.finish(lease, NODE, ANSWER) is Verdict.STALE
+    held = stage in ("offered", "accepted")
+    assert await store.finish(lease, NODE, ANSWER) is (Verdict.CANCELLED if held else Verdict.STALE)
     result = await store.result(ACCOUNT, task_id(1))
     assert result is not None
     assert (result.status, result.body) == (499, b"")
     assert await store.queued() == []
     assert await store.leased() == []
+
+
+async def test_a_cancelled_task_keeps_the_log_of_the_lease_that_held_it(store: Store) -> None:
+    """Once, and of nobody else: the end stands, and with it stands how long the attempt took."""
+    lease = await accepted(store)
+    assert not await store.was_cancelled(lease, NODE)
+    await store.cancel(ACCOUNT, lease.task, replace(CANCELLED, log=Log(b"so far")))
+    late = replace(CANCELLED, detail="late", spans=Spans(running=5.0), cold=True, log=Log(b"until then"))
+    for other, node in ((lease, OTHER_NODE), (replace(lease, token=token(9)), NODE), (replace(lease, attempt=2), NODE)):
+        assert not await store.was_cancelled(other, node)
+        assert await store.finish(other, node, late) is Verdict.STALE
+    assert await store.log(ACCOUNT, lease.task) == Log(b"so far")
+    assert await store.was_cancelled(lease, NODE)
+    assert await store.finish(lease, NODE, late) is Verdict.CANCELLED
+    assert await store.finish(lease, NODE, replace(late, spans=Spans(), log=Log(b"again"))) is Verdict.CANCELLED
+    assert await store.log(ACCOUNT, lease.task) == Log(b"until then")
+    found = await store.task(ACCOUNT, lease.task)
+    assert found is not None
+    assert (found.state, found.finished_ms, found.detail) == (State.CANCELLED, CANCELLED.finished_ms, CANCELLED.detail)
+    assert (found.spans, found.cold) == (Spans(running=5.0), True)
 
 
 async def test_a_finished_task_is_not_cancelled(store: Store) -> None:

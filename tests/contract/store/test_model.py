@@ -49,7 +49,7 @@ class Modelled:
 
     def end(self, state: State, status: int, by: Lease | None = None) -> None:
         self.state, self.status, self.present, self.ended_by = state, status, None, by
-        if by is not None:
+        if by is not None and state is State.FINISHED:
             self.attempt, self.progress = by.attempt, 100
 
 
@@ -135,7 +135,7 @@ class World:
         if task.endable(lease, by):
             verdict = Verdict.RECORDED
         elif task.ended_by == lease and by == task.node:
-            verdict = Verdict.REPEATED
+            verdict = Verdict.CANCELLED if task.state is State.CANCELLED else Verdict.REPEATED
         assert await self.store.finish(lease, by, Ended(2, 200 + number % 100, [], b"", 0)) is verdict
         if verdict is Verdict.RECORDED:
             self.recorded[lease.task] = self.recorded.get(lease.task, 0) + 1
@@ -146,6 +146,9 @@ class World:
         good = self.of(lease).endable(lease, node)
         assert await self.store.holds(lease, node) is good
         assert (await self.store.input_of(lease, node) is not None) is good
+        task = self.of(lease)
+        cancelled = task.state is State.CANCELLED and task.ended_by == lease and task.node == node
+        assert await self.store.was_cancelled(lease, node) is cancelled
 
     async def cancel(self, number: int) -> None:
         if not self.tasks:
@@ -158,7 +161,8 @@ class World:
         assert found is not None
         assert found[1] is (task.finished_ms is None)
         if found[1]:
-            task.end(State.CANCELLED, 499)
+            held = task.present is not None and task.held(task.present)
+            task.end(State.CANCELLED, 499, task.present if held else None)
 
     async def expire(self, number: int) -> None:
         before = number % (self.created + 2)
