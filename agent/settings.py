@@ -26,6 +26,7 @@ PREFIX = "FERND_"
 
 SECTIONS = frozenset(
     {
+        "access",
         "capacity",
         "containers",
         "dispatcher",

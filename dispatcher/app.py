@@ -17,9 +17,23 @@ from dispatcher.core import Core
 from dispatcher.ids import Ids, is_node_id
 from dispatcher.problem import Problem, invalid
 from dispatcher.queue import Limits
-from dispatcher.routes.keys import CONFIG, CORE, COUNTS, IDS, LARGE_JSON, OPENAPI, STOPPING, WALL, Counts, now_ms
+from dispatcher.routes.keys import (
+    CONFIG,
+    CORE,
+    COUNTS,
+    IDS,
+    LARGE_JSON,
+    LOG_INS,
+    OPENAPI,
+    PRINCIPAL,
+    STOPPING,
+    WALL,
+    Counts,
+    now_ms,
+)
 from dispatcher.routes.table import TABLE, Access, Route
 from dispatcher.store.base import Store, StoreUnavailable
+from dispatcher.throttle import Throttle
 
 LARGE_JSON_AT_ONCE = 4
 
@@ -48,6 +62,7 @@ def build(
     app[IDS] = Ids(wall)
     app[WALL] = wall
     app[COUNTS] = Counts()
+    app[LOG_INS] = Throttle(monotonic)
     app[STOPPING] = asyncio.Event()
     app[LARGE_JSON] = asyncio.Semaphore(LARGE_JSON_AT_ONCE)
     app[OPENAPI] = msgspec.json.encode(openapi.describe(TABLE, __version__))
@@ -81,7 +96,10 @@ def _guarded(route: Route) -> Handler:
         return await handler(request)
 
     async def for_account(request: web.Request) -> web.StreamResponse:
-        return await handler(request, await auth.account_of(request, request.app[CORE].store))
+        principal = await auth.principal_of(request, request.app[CORE].store, now_ms(request.app))
+        auth.check_scope(principal, route.scopes)
+        request[PRINCIPAL] = principal
+        return await handler(request, principal.account)
 
     async def for_join(request: web.Request) -> web.StreamResponse:
         store, now = request.app[CORE].store, now_ms(request.app)

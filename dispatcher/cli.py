@@ -21,9 +21,11 @@ from agent.settings import SettingsError
 from dispatcher import __version__, auth
 from dispatcher.app import build
 from dispatcher.config import DispatcherConfig
+from dispatcher.ids import Ids
 from dispatcher.routes.keys import CORE
 from dispatcher.server import Runner
-from dispatcher.store.base import Account, Store, StoreUnavailable
+from dispatcher.store.access import Account, Scope, Token
+from dispatcher.store.base import Store, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
 EXIT_FAILED = 1
@@ -31,8 +33,8 @@ EXIT_USAGE = 2
 
 TOKEN_FILE = "api-token"  # noqa: S105 - the name of the file
 DATABASE_FILE = "dispatcher.sqlite"
-ACCOUNT = Account("default", "default")
-"""Owns all that is made with the first token."""
+ACCOUNT = "default"
+"""Id and name of the account that owns all that is made with the first token, and that administers."""
 
 BACKLOG = 1024
 
@@ -130,10 +132,11 @@ async def first_start(store: Store, directory: Path, wall: Callable[[], float] =
     """
     if await store.has_accounts():
         return
-    token = auth.new_token()
-    write_secret(directory / TOKEN_FILE, token)
-    await store.add_token(auth.token_hash(token), ACCOUNT.id, TOKEN_FILE, int(wall() * 1000))
-    await store.add_account(ACCOUNT)
+    secret, now_ms = auth.new_token(), int(wall() * 1000)
+    write_secret(directory / TOKEN_FILE, secret)
+    token = Token(Ids(wall).new(), ACCOUNT, TOKEN_FILE, frozenset(Scope), now_ms)
+    await store.add_token(token, auth.token_hash(secret))
+    await store.add_account(Account(ACCOUNT, ACCOUNT, administers=True, created_ms=now_ms))
     log.info("account made, its token was written", file=str(directory / TOKEN_FILE))
 
 

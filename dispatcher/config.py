@@ -93,6 +93,21 @@ class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
     wait: Seconds = 300
 
 
+class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``access``: browsers that log in, and the record of who changed what.
+
+    Attributes:
+        session: Seconds after which a browser must log in again.
+        behind_proxy: Every request comes by a reverse proxy that sets ``X-Forwarded-Proto`` and adds to
+            ``X-Forwarded-For``; they are believed. Without it they are not, for anybody could write them.
+        audit_retention: Seconds that the record of a change is kept.
+    """
+
+    session: Annotated[float, Meta(ge=60, le=30 * 86_400)] = 12 * 3_600
+    behind_proxy: bool = False
+    audit_retention: Annotated[float, Meta(gt=0)] = 365 * 86_400
+
+
 class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Every setting of the dispatcher, by section."""
 
@@ -100,4 +115,5 @@ class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 from agent.protocol import Headers
+from dispatcher.browser import COOKIES
 from dispatcher.problem import invalid
 
 LONGEST_WAIT = 60
 """Seconds; a caller who would wait longer is answered after so many."""
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-_FOR_THE_ORIGIN = frozenset({"clear-site-data", "strict-transport-security"})
+_FOR_THE_ORIGIN = frozenset({"alt-svc", "clear-site-data", "nel", "report-to", "strict-transport-security"})
 """Rules for everything that comes from where the answer comes from: not a function's to make."""
 
 _OURS = frozenset({"authorization", "cookie", "host", "content-length", "expect", "prefer"})
@@ -58,6 +59,7 @@ def answered(headers: Headers) -> Headers:
         and _VALUE.fullmatch(value)
         and name.lower() not in passed_over
         and not name.lower().startswith("proxy-")
+        and not (name.lower() == "set-cookie" and value.partition("=")[0].strip() in COOKIES)
     ]
 
 

@@ -16,7 +16,7 @@ _REF = "#/components/schemas/{name}"
 _ALWAYS = ("INVALID", "INTERNAL", "UNAVAILABLE")
 _BY_ACCESS = {
     Access.OPEN: (),
-    Access.ACCOUNT: ("UNAUTHENTICATED", *_ALWAYS),
+    Access.ACCOUNT: ("UNAUTHENTICATED", "FORBIDDEN", *_ALWAYS),
     Access.JOIN: ("UNAUTHENTICATED", *_ALWAYS),
     Access.NODE: ("UNAUTHENTICATED", "FORBIDDEN", *_ALWAYS),
 }

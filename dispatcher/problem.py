@@ -38,6 +38,7 @@ REQUESTS = {
     "WRONG_OFFSET": Kind(416, "The upload does not go on where it stands"),
     "CORRUPT": Kind(422, "The upload is not what it says it is"),
     "QUEUE_FULL": Kind(429, "Too many tasks are waiting"),
+    "TOO_MANY": Kind(429, "This was tried too often"),
     "INTERNAL": Kind(500, "Something went wrong here"),
     "UNAVAILABLE": Kind(503, "The service cannot answer for now"),
 }

@@ -17,7 +17,8 @@ from dispatcher.routes.keys import CORE, IDS, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
 from dispatcher.routes.tasks import Created
-from dispatcher.store.base import Function, NameTaken
+from dispatcher.store.access import NameTaken
+from dispatcher.store.base import Function
 
 LEAST_MEMORY = 6
 """MiB; container engines refuse to start with less."""

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from aiohttp import web
 from msgspec import Struct
 
+from dispatcher.auth import Principal
 from dispatcher.config import DispatcherConfig
 from dispatcher.core import Core
 from dispatcher.ids import Ids
+from dispatcher.throttle import Throttle
 
 
 class Counts(Struct):
@@ -30,6 +32,12 @@ COUNTS: web.AppKey[Counts] = web.AppKey("COUNTS")
 OPENAPI = web.AppKey("OPENAPI", bytes)
 LARGE_JSON = web.AppKey("LARGE_JSON", asyncio.Semaphore)
 """Permits to hold a large body in memory while it is checked to be JSON."""
+
+LOG_INS: web.AppKey[Throttle] = web.AppKey("LOG_INS")
+"""How often log-ins have failed, by the address that they came from."""
+
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("PRINCIPAL", Principal)
+"""Who sent a request, where its route needs a token."""
 
 
 def now_ms(app: web.Application) -> int:

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from dispatcher import headers, problem
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
-from dispatcher.routes.keys import CONFIG, CORE, STOPPING
+from dispatcher.routes.keys import CONFIG, CORE, PRINCIPAL, STOPPING
 from dispatcher.server import cut_off
 from dispatcher.store.base import BodyMissing, Result, State, Task
 
@@ -69,6 +69,9 @@ async def answer(request: web.Request, task: Task, *, waited: float = 0) -> web.
     # A function's page must not act in a browser as if it were ours.
     lines["X-Content-Type-Options"] = "nosniff"
     lines.add("Content-Security-Policy", "sandbox")
+    if request[PRINCIPAL].browser is not None:
+        # Nothing in a browser sends a function's cookies back to it; they could only crowd out our own.
+        lines.popall(hdrs.SET_COOKIE, None)
     if result.status in _NO_CONTENT:
         return web.Response(status=result.status, headers=lines)
     # A body without a type is bytes, as RFC 9110 has it.

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER
-from dispatcher.routes import bodies, events, functions, health, nodes, results, tasks
+from dispatcher.routes import bodies, browsers, events, functions, health, nodes, results, tasks
+from dispatcher.store.access import Scope
 
 
 class Access(Enum):
     """Who may come in. All but `OPEN` is settled before the handler runs."""
 
     OPEN = "anybody; the handler gets the request"
-    ACCOUNT = "an account's token; the handler gets the account's id, too"
+    ACCOUNT = "an account's token with a scope of the route's; the handler gets the account's id, too"
     JOIN = "a join token; the handler gets the id of its account, too"
     NODE = "the credential of the node in the path; the handler gets the node, too"
 
@@ -39,6 +40,7 @@ class Route:
     """One method of one path.
 
     Attributes:
+        scopes: One of them must be the token's, where `access` is `ACCOUNT`.
         asks: Type of the JSON body, or a content type of any body, or None.
         optional: The body may be left out.
         gives: By status: type of the JSON body, or a content type, or None for no body.
@@ -50,6 +52,7 @@ class Route:
     path: str
     handler: Callable[..., Awaitable[web.StreamResponse]]
     access: Access
+    scopes: tuple[Scope, ...] = ()
     asks: Any = None
     optional: bool = False
     gives: Mapping[int, Any] = field(default_factory=dict)
@@ -57,6 +60,10 @@ class Route:
     headers: tuple[Parameter, ...] = ()
     problems: tuple[str, ...] = ()
     forwards: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.scopes) != (self.access is Access.ACCOUNT):
+            raise ValueError(f"{self.method} {self.path}: scopes go with the access of an account")
 
 
 PAGE = (
@@ -81,51 +88,57 @@ UPLOAD = ("TOO_LARGE", "TOO_SLOW")
 
 ACCOUNT, JOIN, NODE, OPEN = Access.ACCOUNT, Access.JOIN, Access.NODE, Access.OPEN
 
+TASKS, FUNCTIONS, NODES, ADMIN = ((scope,) for scope in Scope)
+CALLERS = TASKS + FUNCTIONS
+"""Whoever runs functions must be able to find them."""
+
+ANY_SCOPE = tuple(Scope)
+
 TABLE = (
-    Route("GET", "/v1/task/list", tasks.list_tasks, ACCOUNT,
+    Route("GET", "/v1/task/list", tasks.list_tasks, ACCOUNT, scopes=TASKS,
           query=(*PAGE, FUNCTION, STATE), gives={200: list[tasks.TaskEntry]}),
-    Route("POST", "/v1/task/{id}", tasks.create_task, ACCOUNT,
+    Route("POST", "/v1/task/{id}", tasks.create_task, ACCOUNT, scopes=TASKS,
           asks=ANYTHING, optional=True, gives={201: tasks.Created}, forwards=True,
           headers=(PREFER, Parameter("Idempotency-Key", "Asking again with the same key gives the first task.")),
           problems=("NOT_FOUND", "NO_RUNNER", "CONFLICT", *UPLOAD, "QUEUE_FULL")),
-    Route("GET", "/v1/task/{id}", tasks.show_task, ACCOUNT,
+    Route("GET", "/v1/task/{id}", tasks.show_task, ACCOUNT, scopes=TASKS,
           gives={200: tasks.TaskView}, problems=("NOT_FOUND",)),
-    Route("DELETE", "/v1/task/{id}", tasks.cancel_task, ACCOUNT,
+    Route("DELETE", "/v1/task/{id}", tasks.cancel_task, ACCOUNT, scopes=TASKS,
           gives={204: None}, problems=("NOT_FOUND", "CONFLICT")),
-    Route("GET", "/v1/task/{id}/result", results.show_result, ACCOUNT,
+    Route("GET", "/v1/task/{id}/result", results.show_result, ACCOUNT, scopes=TASKS,
           headers=(PREFER,), forwards=True, problems=("NOT_FOUND", "NOT_FINISHED")),
-    Route("GET", "/v1/task/{id}/logs", tasks.show_logs, ACCOUNT,
+    Route("GET", "/v1/task/{id}/logs", tasks.show_logs, ACCOUNT, scopes=TASKS,
           gives={200: "text/plain"}, problems=("NOT_FOUND", "NOT_FINISHED")),
-    Route("GET", "/v1/task/{id}/events", events.watch_task, ACCOUNT,
+    Route("GET", "/v1/task/{id}/events", events.watch_task, ACCOUNT, scopes=TASKS,
           headers=(Parameter("Last-Event-ID", "Go on after this event."),),
           gives={200: "text/event-stream"}, problems=("NOT_FOUND",)),
 
-    Route("GET", "/v1/function/list", functions.list_functions, ACCOUNT,
+    Route("GET", "/v1/function/list", functions.list_functions, ACCOUNT, scopes=CALLERS,
           query=(*PAGE, NAME), gives={200: list[functions.FunctionView]}),
-    Route("POST", "/v1/function", functions.create_function, ACCOUNT,
+    Route("POST", "/v1/function", functions.create_function, ACCOUNT, scopes=FUNCTIONS,
           asks=functions.NewFunction, gives={201: tasks.Created}, problems=("CONFLICT", *UPLOAD)),
-    Route("GET", "/v1/function/{id}", functions.show_function, ACCOUNT,
+    Route("GET", "/v1/function/{id}", functions.show_function, ACCOUNT, scopes=CALLERS,
           gives={200: functions.FunctionView}, problems=("NOT_FOUND",)),
-    Route("PATCH", "/v1/function/{id}", functions.change_function, ACCOUNT,
+    Route("PATCH", "/v1/function/{id}", functions.change_function, ACCOUNT, scopes=FUNCTIONS,
           asks=functions.FunctionChange, gives={204: None}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
-    Route("DELETE", "/v1/function/{id}", functions.remove_function, ACCOUNT,
+    Route("DELETE", "/v1/function/{id}", functions.remove_function, ACCOUNT, scopes=FUNCTIONS,
           gives={204: None}, problems=("NOT_FOUND",)),
-    Route("POST", "/v1/function/{id}/capabilities", functions.set_capabilities, ACCOUNT,
+    Route("POST", "/v1/function/{id}/capabilities", functions.set_capabilities, ACCOUNT, scopes=FUNCTIONS,
           asks=functions.CapabilitiesChange, gives={204: None},
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
 
-    Route("GET", "/v1/node/list", nodes.list_nodes, ACCOUNT,
+    Route("GET", "/v1/node/list", nodes.list_nodes, ACCOUNT, scopes=NODES,
           query=PAGE, gives={200: list[nodes.NodeView]}),
-    Route("POST", "/v1/node/join-token", nodes.make_join_token, ACCOUNT,
+    Route("POST", "/v1/node/join-token", nodes.make_join_token, ACCOUNT, scopes=NODES,
           asks=nodes.JoinTokenRequest, optional=True, gives={201: nodes.JoinToken}, problems=UPLOAD),
     Route("POST", "/v1/node/{nodeId}", nodes.join_node, JOIN,
           asks=nodes.NewNode, optional=True, gives={201: nodes.Credential},
           problems=("FORBIDDEN", "CONFLICT", *UPLOAD)),
-    Route("GET", "/v1/node/{nodeId}", nodes.show_node, ACCOUNT,
+    Route("GET", "/v1/node/{nodeId}", nodes.show_node, ACCOUNT, scopes=NODES,
           gives={200: nodes.NodeView}, problems=("NOT_FOUND",)),
-    Route("PATCH", "/v1/node/{nodeId}", nodes.restore_node, ACCOUNT,
+    Route("PATCH", "/v1/node/{nodeId}", nodes.restore_node, ACCOUNT, scopes=NODES,
           asks=nodes.NodeChange, optional=True, gives={204: None}, problems=("NOT_FOUND", *UPLOAD)),
-    Route("DELETE", "/v1/node/{nodeId}", nodes.remove_node, ACCOUNT,
+    Route("DELETE", "/v1/node/{nodeId}", nodes.remove_node, ACCOUNT, scopes=NODES,
           gives={204: None}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/node/{nodeId}/session", nodes.open_session, NODE,
           gives={101: None}),
@@ -136,6 +149,14 @@ TABLE = (
     Route("PUT", "/v1/node/{nodeId}/task/{taskId}/result", bodies.put_result, NODE,
           headers=(LEASE, OFFSET, SIZE, SHA256), asks=BYTES, gives={204: None},
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD, "WRONG_OFFSET", "CORRUPT")),
+
+    Route("POST", "/v1/session", browsers.log_in, OPEN,
+          asks=browsers.LogIn, gives={204: None},
+          problems=("INVALID", "UNAUTHENTICATED", "FORBIDDEN", "TOO_MANY", "INTERNAL", "UNAVAILABLE", *UPLOAD)),
+    Route("GET", "/v1/session", browsers.show_who, ACCOUNT, scopes=ANY_SCOPE,
+          gives={200: browsers.WhoView}),
+    Route("DELETE", "/v1/session", browsers.log_out, ACCOUNT, scopes=ANY_SCOPE,
+          gives={204: None}, problems=("CONFLICT",)),
 
     Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
     Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),

@@ -15,6 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent.protocol import Headers, Lease, Log, Phase, Revision, Spans
+from dispatcher.store.access import AccessStore, AuditLine
 
 CHUNK = 256 * 1024
 """Bodies larger than this are kept and read in pieces of so many bytes."""
@@ -43,13 +44,6 @@ class State(StrEnum):
     ACCEPTED = "accepted"
     FINISHED = "finished"
     CANCELLED = "cancelled"
-
-
-class Account(Struct, frozen=True):
-    """Whoever owns functions, tasks and nodes."""
-
-    id: str
-    name: str
 
 
 class Function(Struct, frozen=True):
@@ -268,10 +262,6 @@ class BodyMissing(Exception):
     """A body key names no body: it was not written, or went away with its task."""
 
 
-class NameTaken(Exception):
-    """The account has a function of that name already."""
-
-
 class KeyReused(Exception):
     """The idempotency key was used for something else."""
 
@@ -288,8 +278,12 @@ class UploadOvertaken(Exception):
     """An upload holds other bytes than its caller believed."""
 
 
-class Store(Protocol):
-    """The dispatcher's memory. Every method may raise `StoreUnavailable`."""
+class Store(AccessStore, Protocol):
+    """The dispatcher's memory. Every method may raise `StoreUnavailable`.
+
+    What accounts, tokens and browsers are about is in `AccessStore`, and with it what an ``audit`` argument means:
+    it is committed together with the change, and only if there was one.
+    """
 
     async def open(self) -> None:
         """Connect and migrate."""
@@ -300,29 +294,9 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return if the database can be read and written and its migrations are done."""
 
-    # access
-
-    async def has_accounts(self) -> bool:
-        """Say whether this store was ever set up."""
-
-    async def add_account(self, account: Account) -> None:
-        """Make an account."""
-
-    async def add_token(self, token_hash: bytes, account: str, name: str, created_ms: int) -> None:
-        """Let the token with this hash speak for an account."""
-
-    async def account_of_token(self, token_hash: bytes) -> str | None:
-        """Find whom a token speaks for."""
-
-    async def add_join_token(self, token_hash: bytes, account: str, created_ms: int, expires_ms: int) -> None:
-        """Let the token with this hash join nodes to an account until it expires."""
-
-    async def account_of_join_token(self, token_hash: bytes, now_ms: int) -> str | None:
-        """Find for whom a join token that has not expired may join nodes."""
-
     # functions
 
-    async def add_function(self, function: Function) -> None:
+    async def add_function(self, function: Function, audit: AuditLine | None = None) -> None:
         """Make a function with its first revision.
 
         Raises:
@@ -338,20 +312,27 @@ class Store(Protocol):
     async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
         """List functions, newest first, starting below the id ``before``."""
 
-    async def change_function(self, function: Function, expected: int) -> bool:
+    async def change_function(self, function: Function, expected: int, audit: AuditLine | None = None) -> bool:
         """Store a function whose newest revision has number ``expected``; False where it has another by now.
 
         Raises:
             NameTaken: Another function of the account has its name.
         """
 
-    async def remove_function(self, account: str, function_id: str) -> bool:
+    async def remove_function(self, account: str, function_id: str, audit: AuditLine | None = None) -> bool:
         """Remove a function. Its tasks keep their revision and go on."""
 
     # nodes
 
     async def join_node(
-        self, node_id: str, account: str, description: str, credential_hash: bytes, now_ms: int
+        self,
+        node_id: str,
+        account: str,
+        description: str,
+        credential_hash: bytes,
+        now_ms: int,
+        *,
+        audit: AuditLine | None = None,
     ) -> None:
         """Make a node, or give the account's own node a new credential; the old one ends.
 
@@ -372,7 +353,9 @@ class Store(Protocol):
     async def node_counts(self, account: str, most: int) -> NodeCounts:
         """Count nodes, up to ``most``."""
 
-    async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
+    async def set_node_disabled(
+        self, account: str, node_id: str, disabled: bool, audit: AuditLine | None = None
+    ) -> bool:
         """Remove or restore a node; False where there is none."""
 
     async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
@@ -458,8 +441,13 @@ class Store(Protocol):
             BodyMissing: The result that `Ended.body_key` names was not written.
         """
 
-    async def cancel(self, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
-        """End a task for its owner: the task as it stood before, and whether this call ended it. None: no such task."""
+    async def cancel(
+        self, account: str, task_id: str, ended: Ended, audit: AuditLine | None = None
+    ) -> tuple[Task, bool] | None:
+        """End a task for its owner: the task as it stood before, and whether this call ended it. None: no such task.
+
+        The audit line is written if this call ended it.
+        """
 
     async def expire_queued(self, revision_key: str, issued_before_ms: int, ended: Ended, limit: int) -> list[str]:
         """End queued tasks of a revision that were created before a time; give their ids."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from agent.protocol import Headers, Lease, Log, Revision, Spans
+from dispatcher.store.access import Account, AuditLine, Scope, Token
 from dispatcher.store.base import Claim, Function, Leased, Node, RecentEnd, Result, State, Task, TaskLine
 
 Row = Sequence[Any]
+
+ACCOUNT = "id, name, administers, created_ms"
+"""Columns of `account`."""
+
+TOKEN = "t.id, t.account, t.name, t.scopes, t.created_ms, t.expires_ms"  # noqa: S105 - columns
+"""Columns of `token`, from ``token t``."""
+
+AUDIT = "id, at_ms, account, by_account, by_token, by_name, action, object, detail"
+"""Columns of an audit line, in the order of its fields."""
 
 FUNCTION = "f.id, f.account, f.name, f.description, f.lang, f.type, f.created_ms, r.definition"
 """Columns of `function`, from ``function f`` and its ``revision r``."""
@@ -59,6 +69,28 @@ encode = _encoder.encode
 def revision(definition: bytes) -> Revision:
     """Read a revision. Few are in use at a time, and each is read with every task of it."""
     return _revision.decode(definition)
+
+
+def account(row: Row) -> Account:
+    """Make an account of the columns `ACCOUNT`."""
+    account_id, name, administers, created_ms = row
+    return Account(account_id, name, bool(administers), created_ms)
+
+
+def token(row: Row) -> Token:
+    """Make a token of the columns `TOKEN`."""
+    token_id, owner, name, scopes, created_ms, expires_ms = row
+    return Token(token_id, owner, name, frozenset(map(Scope, scopes.split())), created_ms, expires_ms)
+
+
+def words(scopes: Collection[Scope]) -> str:
+    """Write scopes as the column `scopes` keeps them."""
+    return " ".join(scope for scope in Scope if scope in scopes)
+
+
+def audit_columns(line: AuditLine) -> tuple[Any, ...]:
+    """Give the values of the columns `AUDIT`."""
+    return msgspec.structs.astuple(line)
 
 
 def function(row: Row) -> Function:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from agent.settings import SettingsError
 from dispatcher import cli
 from dispatcher.auth import token_hash
-from dispatcher.store.base import Account
+from dispatcher.store.access import Account, Scope, Token
 from dispatcher.store.sqlite import SqliteStore
 
 SECONDS = 20.0
@@ -72,11 +72,22 @@ async def test_first_start_is_done_again_when_it_was_cut_short(tmp_path: Path) -
     await store.open()
     cli.write_secret(tmp_path / "api-token", "of a start that stopped here")
     (tmp_path / "api-token.partial").write_text("of one that stopped even before")
-    await store.add_token(token_hash("of a start that stopped here"), "default", "api-token", 0)
+    left = Token("0" * 24, "default", "api-token", frozenset(Scope), 0)
+    await store.add_token(left, token_hash("of a start that stopped here"))
     await cli.first_start(store, tmp_path)
     file = tmp_path / "api-token"
     token = file.read_text().strip()
-    assert await store.account_of_token(token_hash(token)) == "default"
+    found = await store.token_of(token_hash(token))
+    assert found is not None
+    assert (found.account, found.name, found.scopes, found.expires_ms) == (
+        "default",
+        "api-token",
+        frozenset(Scope),
+        None,
+    )
+    account = await store.account("default")
+    assert account is not None
+    assert account.administers
     assert file.stat().st_mode & 0o777 == 0o600
     await cli.first_start(store, tmp_path)
     assert file.read_text().strip() == token

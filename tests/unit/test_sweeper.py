@@ -10,7 +10,8 @@ from agent.protocol import LEASE_SECONDS, Lease, Revision
 from dispatcher.core import Core
 from dispatcher.endings import without_answer
 from dispatcher.queue import Limits
-from dispatcher.store.base import Account, NewTask, StoreUnavailable
+from dispatcher.store.access import Account
+from dispatcher.store.base import NewTask, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
 ACCOUNT = "account"

@@ -1,4 +1,4 @@
-"""What accounts own besides tasks: tokens, functions and nodes. Statements of `SqliteStore`, run on its threads."""
+"""What accounts own besides tasks: functions and nodes. Statements of `SqliteStore`, run on its threads."""
 
 from __future__ import annotations
 
@@ -7,51 +7,8 @@ import sqlite3
 
 from agent.protocol import Revision
 from dispatcher.store import rows
-from dispatcher.store.base import Account, Function, NameTaken, Node, NodeDisabled, NodeTaken
-
-# access
-
-
-def has_accounts(db: sqlite3.Connection) -> bool:
-    """See `Store.has_accounts`."""
-    return db.execute("SELECT 1 FROM account LIMIT 1").fetchone() is not None
-
-
-def add_account(db: sqlite3.Connection, account: Account) -> None:
-    """See `Store.add_account`."""
-    db.execute("INSERT INTO account (id, name) VALUES (?, ?)", (account.id, account.name))
-
-
-def add_token(db: sqlite3.Connection, token_hash: bytes, account: str, name: str, created_ms: int) -> None:
-    """See `Store.add_token`."""
-    db.execute(
-        "INSERT INTO token (hash, account, name, created_ms) VALUES (?, ?, ?, ?)",
-        (token_hash, account, name, created_ms),
-    )
-
-
-def account_of_token(db: sqlite3.Connection, token_hash: bytes) -> str | None:
-    """See `Store.account_of_token`."""
-    row = db.execute("SELECT account FROM token WHERE hash = ?", (token_hash,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def add_join_token(db: sqlite3.Connection, token_hash: bytes, account: str, created_ms: int, expires_ms: int) -> None:
-    """See `Store.add_join_token`. Expired ones go away here, so that the table stays small."""
-    db.execute("DELETE FROM join_token WHERE expires_ms <= ?", (created_ms,))
-    db.execute(
-        "INSERT INTO join_token (hash, account, created_ms, expires_ms) VALUES (?, ?, ?, ?)",
-        (token_hash, account, created_ms, expires_ms),
-    )
-
-
-def account_of_join_token(db: sqlite3.Connection, token_hash: bytes, now_ms: int) -> str | None:
-    """See `Store.account_of_join_token`."""
-    row = db.execute(
-        "SELECT account FROM join_token WHERE hash = ? AND expires_ms > ?", (token_hash, now_ms)
-    ).fetchone()
-    return None if row is None else str(row[0])
-
+from dispatcher.store.access import NameTaken
+from dispatcher.store.base import Function, Node, NodeDisabled, NodeTaken
 
 # functions
 

@@ -1,6 +1,7 @@
 """`SqliteStore`: each method hands a function to a thread and gives what it returns.
 
-The functions, and with them all SQL, are in `catalog`, `tasks`, `overview` and `bodies`; the threads in `threads`.
+The functions, and with them all SQL, are in `access`, `catalog`, `tasks`, `overview` and `bodies`; the threads in
+`threads`.
 """
 
 # ruff: noqa: D102 - what the methods do stands in `Store`
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from agent.protocol import Lease, Log, Phase, Revision
+from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
 from dispatcher.store.base import (
     CHUNK,
-    Account,
     BodyMissing,
     Claim,
     Ended,
@@ -39,7 +40,7 @@ from dispatcher.store.base import (
     UploadOvertaken,
     Verdict,
 )
-from dispatcher.store.sqlite import bodies, catalog, overview, tasks
+from dispatcher.store.sqlite import access, bodies, catalog, overview, tasks
 from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
 from dispatcher.store.sqlite.threads import Readers, Writer
 
@@ -92,27 +93,61 @@ class SqliteStore:
     # access
 
     async def has_accounts(self) -> bool:
-        return await self._read(catalog.has_accounts)
+        return await self._read(access.has_accounts)
 
-    async def add_account(self, account: Account) -> None:
-        await self._write(catalog.add_account, account)
+    async def add_account(self, account: Account, audit: AuditLine | None = None) -> None:
+        await self._change(audit, access.add_account, account)
 
-    async def add_token(self, token_hash: bytes, account: str, name: str, created_ms: int) -> None:
-        await self._write(catalog.add_token, token_hash, account, name, created_ms)
+    async def account(self, account_id: str) -> Account | None:
+        return await self._read(access.account, account_id)
 
-    async def account_of_token(self, token_hash: bytes) -> str | None:
-        return await self._read(catalog.account_of_token, token_hash)
+    async def accounts(self, limit: int, after: str | None) -> list[Account]:
+        return await self._read(access.accounts, limit, after)
 
-    async def add_join_token(self, token_hash: bytes, account: str, created_ms: int, expires_ms: int) -> None:
-        await self._write(catalog.add_join_token, token_hash, account, created_ms, expires_ms)
+    async def add_token(self, token: Token, secret_hash: bytes, audit: AuditLine | None = None) -> None:
+        await self._change(audit, access.add_token, token, secret_hash)
+
+    async def token_of(self, secret_hash: bytes) -> Token | None:
+        return await self._read(access.token_of, secret_hash)
+
+    async def token(self, account: str | None, token_id: str) -> Token | None:
+        return await self._read(access.token, account, token_id)
+
+    async def tokens(self, account: str | None, limit: int, before: str | None) -> list[Token]:
+        return await self._read(access.tokens, account, limit, before)
+
+    async def revoke_token(self, token_id: str, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, access.revoke_token, token_id)
+
+    async def add_browser_session(
+        self, session: BrowserSession, secret_hash: bytes, audit: AuditLine | None = None
+    ) -> bool:
+        return await self._change(audit, access.add_browser_session, session, secret_hash)
+
+    async def browser_session(self, secret_hash: bytes) -> tuple[BrowserSession, Token] | None:
+        return await self._read(access.browser_session, secret_hash)
+
+    async def remove_browser_session(self, secret_hash: bytes, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, access.remove_browser_session, secret_hash)
+
+    async def add_join_token(
+        self, token_hash: bytes, account: str, created_ms: int, expires_ms: int, audit: AuditLine | None = None
+    ) -> None:
+        await self._change(audit, access.add_join_token, token_hash, account, created_ms, expires_ms)
 
     async def account_of_join_token(self, token_hash: bytes, now_ms: int) -> str | None:
-        return await self._read(catalog.account_of_join_token, token_hash, now_ms)
+        return await self._read(access.account_of_join_token, token_hash, now_ms)
+
+    async def audit(self, account: str | None, limit: int, before: str | None) -> list[AuditLine]:
+        return await self._read(access.audit, account, limit, before)
+
+    async def remove_audit(self, before_ms: int, limit: int) -> int:
+        return await self._write(access.remove_audit, before_ms, limit)
 
     # functions
 
-    async def add_function(self, function: Function) -> None:
-        await self._write(catalog.add_function, function)
+    async def add_function(self, function: Function, audit: AuditLine | None = None) -> None:
+        await self._change(audit, catalog.add_function, function)
 
     async def function(self, account: str, function_id: str) -> Function | None:
         return await self._read(catalog.function, account, function_id)
@@ -123,18 +158,25 @@ class SqliteStore:
     async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
         return await self._read(catalog.functions, account, limit, before)
 
-    async def change_function(self, function: Function, expected: int) -> bool:
-        return await self._write(catalog.change_function, function, expected)
+    async def change_function(self, function: Function, expected: int, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, catalog.change_function, function, expected)
 
-    async def remove_function(self, account: str, function_id: str) -> bool:
-        return await self._write(catalog.remove_function, account, function_id)
+    async def remove_function(self, account: str, function_id: str, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, catalog.remove_function, account, function_id)
 
     # nodes
 
     async def join_node(
-        self, node_id: str, account: str, description: str, credential_hash: bytes, now_ms: int
+        self,
+        node_id: str,
+        account: str,
+        description: str,
+        credential_hash: bytes,
+        now_ms: int,
+        *,
+        audit: AuditLine | None = None,
     ) -> None:
-        await self._write(catalog.join_node, node_id, account, description, credential_hash, now_ms=now_ms)
+        await self._change(audit, catalog.join_node, node_id, account, description, credential_hash, now_ms=now_ms)
 
     async def node_of_credential(self, node_id: str, credential_hash: bytes) -> Node | None:
         return await self._read(catalog.node_of_credential, node_id, credential_hash)
@@ -148,8 +190,10 @@ class SqliteStore:
     async def node_counts(self, account: str, most: int) -> NodeCounts:
         return await self._read(overview.node_counts, account, most)
 
-    async def set_node_disabled(self, account: str, node_id: str, disabled: bool) -> bool:
-        return await self._write(catalog.set_node_disabled, account, node_id, disabled)
+    async def set_node_disabled(
+        self, account: str, node_id: str, disabled: bool, audit: AuditLine | None = None
+    ) -> bool:
+        return await self._change(audit, catalog.set_node_disabled, account, node_id, disabled)
 
     async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
         return await self._write(catalog.node_seen, node_id, seen_ms, version, capabilities_json)
@@ -212,8 +256,10 @@ class SqliteStore:
     async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
         return await self._write(tasks.finish, lease, node_id, ended)
 
-    async def cancel(self, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
-        return await self._write(tasks.cancel, account, task_id, ended)
+    async def cancel(
+        self, account: str, task_id: str, ended: Ended, audit: AuditLine | None = None
+    ) -> tuple[Task, bool] | None:
+        return await self._write(tasks.cancel, account, task_id, ended, audit)
 
     async def expire_queued(self, revision_key: str, issued_before_ms: int, ended: Ended, limit: int) -> list[str]:
         return await self._write(tasks.expire_queued, revision_key, issued_before_ms, ended, limit)
@@ -295,6 +341,16 @@ class SqliteStore:
         if self._writer is None:
             raise StoreUnavailable("the store is not open")
         return await self._writer.run(work, *args, **kwargs)
+
+    async def _change(
+        self,
+        audit: AuditLine | None,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Write, and say in the same commit who did."""
+        return await self._write(access.audited, audit, work, *args, **kwargs)
 
     async def _read(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

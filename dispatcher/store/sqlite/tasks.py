@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from agent.protocol import Lease, Log, Phase, Revision
 from dispatcher.store import rows
+from dispatcher.store.access import AuditLine
 from dispatcher.store.base import (
     BodyMissing,
     Claim,
@@ -25,6 +26,7 @@ from dispatcher.store.base import (
     TaskLine,
     Verdict,
 )
+from dispatcher.store.sqlite import access
 from dispatcher.store.sqlite.catalog import forget_revisions, keep_revision
 
 # All f-strings below put constants of `rows` and of this module into SQL, and nothing else.
@@ -260,7 +262,9 @@ def finish(db: sqlite3.Connection, lease: Lease, node_id: str, ended: Ended) -> 
     return Verdict.STALE if repeated is None else Verdict.REPEATED
 
 
-def cancel(db: sqlite3.Connection, account: str, task_id: str, ended: Ended) -> tuple[Task, bool] | None:
+def cancel(
+    db: sqlite3.Connection, account: str, task_id: str, ended: Ended, audit: AuditLine | None = None
+) -> tuple[Task, bool] | None:
     """See `Store.cancel`."""
     found = task(db, account, task_id)
     if found is None:
@@ -268,6 +272,7 @@ def cancel(db: sqlite3.Connection, account: str, task_id: str, ended: Ended) -> 
     ends = found.finished_ms is None
     if ends:
         _end(db, task_id, ended, by=_present_lease(db, task_id))
+        access.add_line(db, audit)
     return found, ends
 
 

@@ -13,7 +13,8 @@ from dispatcher.app import build
 from dispatcher.auth import new_token, token_hash
 from dispatcher.cli import listening
 from dispatcher.config import DispatcherConfig
-from dispatcher.store.base import Account
+from dispatcher.ids import Ids
+from dispatcher.store.access import Account, Scope, Token
 from dispatcher.store.sqlite import SqliteStore
 from tests.contract.http_api.api import CONFIG, Api, Node, Serve
 
@@ -53,8 +54,8 @@ async def node(api: Api) -> AsyncIterator[Node]:
 
 
 async def account(store: SqliteStore, name: str) -> str:
-    """Make an account and give its token."""
-    token = new_token()
-    await store.add_account(Account(name, name))
-    await store.add_token(token_hash(token), name, "test", 0)
-    return token
+    """Make an account and give its token. The account `default` administers, as the first one does."""
+    secret = new_token()
+    await store.add_account(Account(name, name, administers=name == "default"))
+    await store.add_token(Token(Ids().new(), name, "test", frozenset(Scope), 0), token_hash(secret))
+    return secret

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from agent.protocol import Lease, Revision
+from dispatcher.store.access import AuditLine, Scope, Token
 from dispatcher.store.base import (
     Claim,
     Ended,
@@ -50,6 +51,15 @@ def new_function(number: int = 1, account: str = ACCOUNT, **fields: object) -> F
     revision = Revision(f"{number:024x}", 1, "image", env={"KEY": "value"})
     values = {"name": f"function-{number}", "description": "", "lang": "PY", "type": "DOCKER", "created_ms": number}
     return Function(id=revision.function, account=account, revision=revision, **{**values, **fields})  # type: ignore[arg-type]
+
+
+def new_token(number: int = 1, account: str = ACCOUNT, **fields: object) -> Token:
+    values = {"name": f"token-{number}", "scopes": frozenset(Scope), "created_ms": number}
+    return Token(id=f"{number:024x}", account=account, **{**values, **fields})  # type: ignore[arg-type]
+
+
+def audit_line(number: int = 1, account: str = ACCOUNT) -> AuditLine:
+    return AuditLine(f"{number:024x}", number, account, ACCOUNT, None, "test", "thing.change", "thing", "words")
 
 
 async def claim_one(store: Store, number: int = 1, node: str = NODE, revision: Revision = REVISION) -> Claim:

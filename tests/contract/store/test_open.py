@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Log
+from dispatcher.store.access import Account, BrowserSession
 from dispatcher.store.base import (
-    Account,
     State,
     Store,
     StoreUnavailable,
@@ -28,10 +28,12 @@ from tests.contract.store.cases import (
     NODE,
     REVISION,
     accepted,
+    audit_line,
     body_of,
     claim_one,
     new_function,
     new_task,
+    new_token,
     task_id,
 )
 from tests.contract.store.stores import STORES
@@ -86,8 +88,11 @@ async def test_everything_is_there_after_reopening(make: Callable[[Path], Store]
 
     async def all_of(store: Store) -> list[object]:
         return [
-            await store.account_of_token(b"t"),
+            await store.token_of(b"t"),
             await store.account_of_join_token(b"j", 5),
+            await store.account(ACCOUNT),
+            await store.browser_session(b"b"),
+            await store.audit(ACCOUNT, 10, None),
             await store.functions(ACCOUNT, 10, None),
             await store.nodes(ACCOUNT, 10, None),
             [await store.task(ACCOUNT, task_id(number)) for number in range(1, 7)],
@@ -100,7 +105,8 @@ async def test_everything_is_there_after_reopening(make: Callable[[Path], Store]
     store = make(tmp_path)
     await store.open()
     await store.add_account(Account(ACCOUNT, "name"))
-    await store.add_token(b"t", ACCOUNT, "name", 1)
+    await store.add_token(new_token(1), b"t", audit_line(1))
+    await store.add_browser_session(BrowserSession(task_id(1), 1, 10), b"b")
     await store.add_join_token(b"j", ACCOUNT, 1, 10)
     await store.add_function(new_function())
     await store.join_node(NODE, ACCOUNT, "a node", b"c", 1)

@@ -1,4 +1,4 @@
-"""Accounts, functions and nodes."""
+"""Functions and nodes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from dispatcher.store.access import NameTaken
 from dispatcher.store.base import (
-    Account,
-    NameTaken,
     NodeDisabled,
     NodeTaken,
     Store,
@@ -25,31 +24,6 @@ from tests.contract.store.cases import (
     new_task,
     task_id,
 )
-
-
-async def test_accounts_and_tokens(store: Store) -> None:
-    """A token speaks for the account that it was given for, and an unknown one for nobody."""
-    assert not await store.has_accounts()
-    await store.add_account(Account(ACCOUNT, "name"))
-    assert await store.has_accounts()
-    await store.add_token(b"one", ACCOUNT, "laptop", 1)
-    await store.add_token(b"two", "other", "laptop", 1)
-    assert await store.account_of_token(b"one") == ACCOUNT
-    assert await store.account_of_token(b"two") == "other"
-    assert await store.account_of_token(b"three") is None
-
-
-async def test_join_tokens_expire(store: Store) -> None:
-    """A join token is good until its time, for as many nodes as ask, and is no account token."""
-    await store.add_join_token(b"one", ACCOUNT, 1_000, 2_000)
-    assert await store.account_of_join_token(b"one", 1_999) == ACCOUNT
-    assert await store.account_of_join_token(b"one", 1_999) == ACCOUNT
-    assert await store.account_of_join_token(b"one", 2_000) is None
-    assert await store.account_of_token(b"one") is None
-    await store.add_join_token(b"two", ACCOUNT, 1_500, 2_500)
-    assert await store.account_of_join_token(b"one", 1_999) == ACCOUNT
-    await store.add_join_token(b"three", ACCOUNT, 2_200, 2_500)
-    assert await store.account_of_join_token(b"two", 2_200) == ACCOUNT
 
 
 async def test_a_function_is_found_by_its_owner_alone(store: Store) -> None:
