@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec import Struct
@@ -122,15 +122,22 @@ class Attempts:
                 await self.lost(holding, "the node came back without it")
         return settled
 
-    async def accept(self, node: str, message: Accept) -> None:
-        """Record that a node has a task on its disk."""
+    def accept(self, node: str, message: Accept) -> Awaitable[None]:
+        """Record that a node has a task on its disk.
+
+        Watchers are told at once, so that what the node says of its first phase comes after it.
+        """
+        if self._leases.find(message.lease, node) is not None:
+            self._events.publish(message.lease.task, "state", {"state": State.ACCEPTED, "node": node})
+        return self._record_accept(node, message)
+
+    async def _record_accept(self, node: str, message: Accept) -> None:
         holding = await self._accepted(message.lease, node)
         if holding is None:
             self._refuse(node, message.lease)
             return
         if holding.revision.retries == 0:
             self._queue.send(node, Begin(message.lease))
-        self._events.publish(message.lease.task, "state", {"state": State.ACCEPTED, "node": node})
 
     async def _accepted(self, lease: Lease, node: str) -> Holding | None:
         """Write down that a node has a task; None where the lease is not its own, or ended meanwhile."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import click
+import msgspec
 
-from agent.cli import render
+from agent.cli import render, terminal
 from agent.cli.client import SILENCE_SECONDS, Client
 from agent.cli.errors import EXIT_FAILED, Refused, Unreachable, describe, parse_problem, refusal
 
@@ -85,22 +86,50 @@ async def wait_for(client: Client, task_id: str) -> Answer:
 def finish(answer: Answer, as_json: bool) -> NoReturn:
     """Print an answer and end the process: with 1 if the task or the function failed.
 
-    The bytes of the function's answer go to stdout alone; what went wrong goes to stderr.
+    The bytes of the function's answer go to stdout alone, as they are; on a terminal JSON is set out to be read,
+    and what is no text is not shown. What went wrong goes to stderr.
     """
     if as_json:
         render.document(_document(answer))
     elif answer.error is None:
-        stdout = sys.stdout.buffer
-        stdout.write(answer.body)
-        if stdout.isatty() and not answer.body.endswith(b"\n"):
-            stdout.write(b"\n")
-        stdout.flush()
+        if sys.stdout.isatty():
+            _show(answer)
+        else:
+            sys.stdout.buffer.write(answer.body)
+            sys.stdout.flush()
     if answer.error is not None:
         problem = parse_problem(answer.body) or {"code": answer.error, "detail": f"task {answer.task} has no answer"}
         click.echo(f"error: {describe(problem)}", err=True)
     elif answer.failed:
         click.echo(f"error: the function answered {answer.status}", err=True)
     sys.exit(EXIT_FAILED if answer.failed else 0)
+
+
+def _show(answer: Answer) -> None:
+    try:
+        text = answer.body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        kind = answer.headers.get("Content-Type", "application/octet-stream")
+        click.echo(
+            f"{len(answer.body)} bytes of {render.plain(kind)}, which a terminal cannot show: "
+            f"fernd task result {answer.task} > FILE",
+            err=True,
+        )
+        return
+    try:
+        text = msgspec.json.format(text, indent=2)
+    except (msgspec.DecodeError, RecursionError):
+        pass  # it is text, then
+    else:
+        if (console := terminal.console(sys.stdout)) is not None:
+            from rich.highlighter import JSONHighlighter  # noqa: PLC0415 - where there is a console, there is rich
+
+            console.print(JSONHighlighter()(text), soft_wrap=True)
+            return
+    if text:
+        click.echo(text, nl=not text.endswith("\n"))
 
 
 def _document(answer: Answer) -> dict[str, Any]:

@@ -137,17 +137,18 @@ class Client:
             raise Refused(f"NOT_FOUND: there is no function {name_or_id}", 404, "NOT_FOUND")
         return named[0]
 
-    async def events(self, task_id: str, silence: float) -> AsyncIterator[Event]:
+    async def events(self, task_id: str, silence: float, after: str = "") -> AsyncIterator[Event]:
         """Give the events of a task, from the first that is still known to the last.
 
         Args:
             silence: Seconds that may pass without a byte.
+            after: Id of the last event seen.
 
         Raises:
             Unreachable: The stream broke off.
             Refused: There is no stream.
         """
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         async with self.request("GET", "task", task_id, "events", headers=headers, silence=silence) as response:
             if response.status != 200:
                 raise refusal(response.status, await response.read())

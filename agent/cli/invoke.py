@@ -7,26 +7,23 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import click
 import msgspec
 
+from agent.cli import display
 from agent.cli.connection import connected
 from agent.cli.errors import Failed, Refused, Unreachable, refusal
 from agent.cli.options import as_json_option, pairs
-from agent.cli.render import plain
 
 if TYPE_CHECKING:
     from agent.cli.answer import Answer
-    from agent.cli.client import Client, Event
+    from agent.cli.client import Client
 
 CANCEL_SECONDS = 5.0
 """Ctrl-C waits so long at most for the task to be cancelled."""
-
-SILENT_EVENTS_SECONDS = 60.0
-"""An event stream that says nothing for so long is given up; the wait for the result goes on without it."""
 
 
 @click.command(epilog="Example: fernd invoke thumbnail -b @photo.jpg -q width=200 > small.png")
@@ -54,13 +51,16 @@ def invoke(
 ) -> None:
     """Call FUNCTION, by its id or name, and print its answer.
 
-    The answer alone goes to stdout; progress and log lines go to stderr while the task runs. Ends
-    with 1 if the task failed or the function answered 400 or more. Ctrl-C cancels the task.
+    The answer alone goes to stdout; progress and log lines go to stderr while the task runs. On a
+    terminal, JSON is set out to be read. Ends with 1 if the task failed or the function answered 400
+    or more. Ctrl-C asks to cancel the task; a second one leaves at once.
     """
     if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
         raise click.UsageError("--content-type: expected printable ASCII")
     content = _read(body)
     headers = {} if content is None else {"Content-Type": content_type or _guess_type(content)}
+
+    shown = display.of_stderr()
 
     async def work(client: Client) -> Answer:
         function_id = (await client.function(function))["id"]
@@ -70,10 +70,12 @@ def invoke(
         try:
             # Shielded: a task whose creation is under way when Ctrl-C comes must be cancelled too.
             task_id = await asyncio.shield(creating)
-            return await _follow(client, task_id, timeout_wait)
+            return await _follow(client, task_id, shown, timeout_wait)
         except asyncio.CancelledError:
-            await _cancel(client, creating)
+            await _cancel(client, creating, shown)
             raise
+        finally:
+            shown.close()
 
     from agent.cli.answer import finish  # noqa: PLC0415 - brings the HTTP library
 
@@ -88,57 +90,34 @@ async def _create(client: Client, function_id: str, query: str, headers: dict[st
         return str(json.loads(received)["id"])
 
 
-async def _follow(client: Client, task_id: str, seconds: float | None) -> Answer:
+async def _follow(client: Client, task_id: str, shown: display.Display, seconds: float | None) -> Answer:
     from agent.cli.answer import wait_for  # noqa: PLC0415 - brings the HTTP library
+    from agent.cli.follow import events_of  # noqa: PLC0415 - likewise
 
-    click.echo(f"task {task_id}", err=True)
+    shown.task(task_id)
     try:
         async with asyncio.timeout(seconds):
             # Events are for eyes. Whatever befalls them, the answer is still to be had.
             with contextlib.suppress(Unreachable, Refused):
-                async for event in client.events(task_id, SILENT_EVENTS_SECONDS):
-                    if line := _line(event):
-                        click.echo(line, err=True)
+                async for event in events_of(client, task_id):
+                    shown.show(event)
             return await wait_for(client, task_id)
     except TimeoutError:
         raise Failed(f"no answer within {seconds:g} s; see `fernd task result {task_id}`") from None
 
 
-async def _cancel(client: Client, creating: asyncio.Task[str]) -> None:
+async def _cancel(client: Client, creating: asyncio.Task[str], shown: display.Display) -> None:
+    shown.say("cancelling the task; Ctrl-C once more leaves at once")
     try:
         async with asyncio.timeout(CANCEL_SECONDS):
             task_id = await creating
             await client.call("DELETE", "task", task_id)
     except (TimeoutError, Unreachable):
-        click.echo("error: the task could not be cancelled", err=True)
+        shown.say("error: the task could not be cancelled")
     except Refused:
         return  # it was never created, or ended meanwhile
     else:
-        click.echo(f"cancelled task {task_id}", err=True)
-
-
-def _line(event: Event) -> str | None:
-    """Write an event for people; None for one that the answer itself tells."""
-    content: dict[str, Any] = {key: plain(value) for key, value in event.content.items() if value not in ("", None)}
-    match event.kind, content:
-        case "state", {"state": state, "reason": reason}:
-            return f"{state} ({reason})"
-        case "state", {"state": state, "node": node}:
-            return f"{state} by {node}" if state == "accepted" else f"{state} to {node}"
-        case "state", {"state": state}:
-            return str(state)
-        case "phase", {"phase": phase}:
-            return str(phase)
-        case "pull", {"done": done, "total": total}:
-            return f"pulled {int(done) / 1e6:.1f} of {int(total) / 1e6:.1f} MB"
-        case "progress", {"progress": percent, "message": message}:
-            return f"{percent:>3} % {message}"
-        case "progress", {"progress": percent}:
-            return f"{percent:>3} %"
-        case "log", {"line": line}:
-            return f"| {line}"
-        case _:
-            return None
+        shown.say(f"cancelled task {task_id}")
 
 
 def _read(body: str | None) -> bytes | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from agent.cli.terminal import keep_rich_out
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
@@ -41,6 +43,10 @@ FOREIGN_SUMMARIES = {"dispatcher": "Serve the task API and give tasks to nodes."
 """What ``--help`` says of commands that come from entry points, which it does not load."""
 
 
+DAEMONS = frozenset({"up", "agent", "dispatcher"})
+"""Commands of programs that go on running."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is asked for it by name."""
 
@@ -50,6 +56,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command."""
+        if cmd_name in DAEMONS:
+            keep_rich_out()
         if cmd_name in COMMANDS:
             command = getattr(import_module(COMMANDS[cmd_name].module), cmd_name)
         elif entry_point := _foreign().get(cmd_name):

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from agent.cli.client import Event
-from agent.cli.invoke import _guess_type, _line, _read
+from agent.cli.display import line_of
+from agent.cli.invoke import _guess_type, _read
 from agent.cli.options import pairs
 
 
@@ -63,7 +64,7 @@ def test_body(tmp_path: Path) -> None:
 )
 def test_lines_of_events(kind: str, content: dict[str, Any], line: str | None) -> None:
     """Each event is one line; what a function wrote cannot steer the terminal; unknown events are passed over."""
-    assert _line(Event("1", kind, content)) == line
+    assert line_of(Event("1", kind, content)) == line
 
 
 def test_pairs() -> None:

@@ -54,6 +54,23 @@ def test_listing_loads_no_command() -> None:
     assert not loaded & {"dispatcher", "aiohttp"}
 
 
+@pytest.mark.parametrize("path", [("agent",), ("agent", "status"), ("agent", "drain"), ("up",), ("dispatcher",)])
+def test_what_runs_for_weeks_carries_no_rich(path: tuple[str, ...], tmp_path: Path) -> None:
+    """The daemons, and the commands that only speak to them, never load `rich`, although it is installed here."""
+    config = tmp_path / "none.toml"
+    config.write_text("")
+    arguments = [*path, "--data-dir", str(tmp_path / "d")] + (["--config", str(config)] if "up" not in path else [])
+    ends = ["--help"] if path in {("up",), ("dispatcher",)} else []
+    command = [sys.executable, "-X", "importtime", "-m", "agent.cli", *arguments, *ends]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == (0 if ends else 2 if path == ("agent",) else 3), done.stderr[-500:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "click" in imported
+    assert ("agent.daemon" in imported) is (path == ("agent",))
+    # A try that failed is listed as `rich` alone.
+    assert not {name for name in imported if name.startswith("rich.")}
+
+
 @pytest.mark.parametrize("path", list(commands(fernd)), ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     """Each command and subcommand has ``--help`` with a sentence and an example."""
