@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from dispatcher import __version__, auth, openapi, problem
 from dispatcher.config import DispatcherConfig
 from dispatcher.core import Core
+from dispatcher.fresh import Fresh
 from dispatcher.ids import Ids, is_node_id
 from dispatcher.problem import Problem, invalid
 from dispatcher.queue import Limits
@@ -31,11 +32,16 @@ from dispatcher.routes.keys import (
     Counts,
     now_ms,
 )
+from dispatcher.routes.overview import FIGURES, SUMMARIES
 from dispatcher.routes.table import TABLE, Access, Route
 from dispatcher.store.base import Store, StoreUnavailable
 from dispatcher.throttle import Throttle
 
 LARGE_JSON_AT_ONCE = 4
+
+SUMMARY_SECONDS = 1.0
+FIGURES_SECONDS = 5.0
+"""So old may be what an overview is told."""
 
 log = structlog.get_logger()
 
@@ -63,6 +69,8 @@ def build(
     app[WALL] = wall
     app[COUNTS] = Counts()
     app[LOG_INS] = Throttle(monotonic)
+    app[SUMMARIES] = Fresh(SUMMARY_SECONDS, monotonic)
+    app[FIGURES] = Fresh(FIGURES_SECONDS, monotonic)
     app[STOPPING] = asyncio.Event()
     app[LARGE_JSON] = asyncio.Semaphore(LARGE_JSON_AT_ONCE)
     app[OPENAPI] = msgspec.json.encode(openapi.describe(TABLE, __version__))

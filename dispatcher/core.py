@@ -11,6 +11,7 @@ import structlog
 
 from dispatcher.attempts import Attempts
 from dispatcher.events import Events
+from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Queue
@@ -39,7 +40,9 @@ class Core:
     ) -> None:
         rng = rng or random.SystemRandom()
         self.store = store
-        self.events = Events()
+        self.version = version
+        self.feed = Feed()
+        self.events = Events(self.feed.task)
         self.matching = Matching(rng)
         self.leases = LeaseTable()
         self.queue = Queue(store, self.matching, self.leases, self.events, limits, wall=wall, monotonic=monotonic)
@@ -52,6 +55,7 @@ class Core:
             self.attempts,
             self.matching,
             self.leases,
+            feed=self.feed,
             limits=limits,
             version=version,
             wall=wall,

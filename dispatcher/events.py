@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -85,9 +85,14 @@ def _log_bytes(event: Event) -> int:
 
 
 class Events:
-    """The board on which the queue writes and from which the API reads."""
+    """The board on which the queue writes and from which the API reads.
 
-    def __init__(self) -> None:
+    Args:
+        changed: Called with the id of each task to which something happened.
+    """
+
+    def __init__(self, changed: Callable[[str], None] = lambda _: None) -> None:
+        self._changed = changed
         self._channels: dict[str, _Channel] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[str, None] = {}
@@ -107,6 +112,8 @@ class Events:
             channel.shrink(LOG_SHARE)
         self._log_bytes += channel.log_bytes - before
         channel.news.set()
+        if kind != "log":
+            self._changed(task_id)
         if kind == "end":
             channel.ended = True
             self.ended[content["error"] or "OK"] += 1

@@ -38,6 +38,7 @@ from agent.protocol import (
     Progress,
 )
 from dispatcher.attempts import Attempts, Unsound
+from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Outlet, Queue
@@ -60,6 +61,7 @@ CLOSE_BYTES = 123
 class Presence(msgspec.Struct):
     """What is known of a node that has a session here. Times are milliseconds since the epoch."""
 
+    account: str
     version: str
     capabilities: Capabilities
     credit: Credit
@@ -90,6 +92,7 @@ class Sessions:
         matching: Matching,
         leases: LeaseTable,
         *,
+        feed: Feed,
         limits: Limits,
         version: str,
         wall: Callable[[], float] = time.time,
@@ -100,6 +103,7 @@ class Sessions:
         self._attempts = attempts
         self._matching = matching
         self._leases = leases
+        self._feed = feed
         self._limits = limits
         self._version = version
         self._wall = wall
@@ -114,6 +118,10 @@ class Sessions:
     def presence(self, node_id: str) -> Presence | None:
         """Give what is known of a node that is connected here."""
         return self._presence.get(node_id)
+
+    def presences_of(self, account: str) -> list[Presence]:
+        """List what is known of the nodes of an account that are connected here."""
+        return [presence for presence in self._presence.values() if presence.account == account]
 
     async def node_removed(self, node_id: str) -> None:
         """Close the session of a node at once and put its tasks back."""
@@ -196,12 +204,13 @@ class Sessions:
         if earlier is not None:
             raise Broken(WSCloseCode.GOING_AWAY, "the node has begun another session")
         self._presence[node.id] = Presence(
-            hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
+            node.account, hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
         )
         welcome = DispatcherHello(self._version, settled.keep, settled.abandon, self._limits.result_bytes, now_ms)
         session.send(welcome, *settled.then)
         self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
         self._queue.seat(node.id, session)
+        self._feed.node(node.account, node.id)
         log.info(
             "session began", node=node.id, version=hello.version, keep=len(settled.keep), abandon=len(settled.abandon)
         )
@@ -209,8 +218,10 @@ class Sessions:
     def _unseat(self, node_id: str, session: Outlet) -> None:
         """Offer a node no more through a session, unless a newer one has taken its place."""
         if self._queue.outlet(node_id) is session:
-            self._presence.pop(node_id, None)
+            presence = self._presence.pop(node_id, None)
             self._queue.unseat(node_id, session)
+            if presence is not None:
+                self._feed.node(presence.account, node_id)
 
     async def _listen(self, session: Wire, node: Node) -> None:
         room = asyncio.Semaphore(UNDER_WAY)
@@ -290,6 +301,7 @@ class Sessions:
         presence.credit = credit
         self._matching.node_changed(node.id, credit=credit)
         self._queue.room_changed()
+        self._feed.node(node.account, node.id)
 
     def _heartbeat(self, session: Wire, node: Node, presence: Presence, message: NodeHeartbeat) -> None:
         now = self._monotonic()
@@ -316,6 +328,7 @@ class Sessions:
         )
         self._queue.room_changed()
         session.send(DispatcherHeartbeat(message.sent, self._now_ms()))
+        self._feed.node(node.account, node.id)
 
     async def _goodbye(self, node: Node, message: NodeGoodbye) -> None:
         log.info("node says goodbye", node=node.id, reason=message.reason)

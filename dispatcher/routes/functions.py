@@ -185,7 +185,7 @@ async def list_functions(request: web.Request, account: str) -> web.StreamRespon
 
 async def show_function(request: web.Request, account: str) -> web.StreamResponse:
     """Show a function."""
-    return json(view(await _function_of(request, account)))
+    return json(view(await function_of(request, account)))
 
 
 async def change_function(request: web.Request, account: str) -> web.StreamResponse:
@@ -240,7 +240,7 @@ async def _change(
 ) -> web.StreamResponse:
     """Make the next revision. Another change that comes between is not undone: this one starts again from it."""
     for _ in range(CHANGE_TRIES):
-        before = await _function_of(request, account)
+        before = await function_of(request, account)
         after = _changed(before, change)
         _check(after.revision)
         if after == before:
@@ -283,7 +283,12 @@ def _name_taken(name: str) -> Problem:
     return Problem("CONFLICT", f"there is a function named {name} already", field="name")
 
 
-async def _function_of(request: web.Request, account: str) -> Function:
+async def function_of(request: web.Request, account: str) -> Function:
+    """Find the function that the path names.
+
+    Raises:
+        Problem: The account has none of this id.
+    """
     function_id = request.match_info["id"]
     function = await request.app[CORE].store.function(account, function_id) if is_object_id(function_id) else None
     if function is None:

@@ -8,18 +8,26 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
-from agent.protocol import SUBPROTOCOL, Capabilities, Credit
+from agent.protocol import SUBPROTOCOL, Capabilities, Credit, Load
 from dispatcher import auth
 from dispatcher.ids import is_node_id
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
 from dispatcher.routes.keys import CORE, now_ms
-from dispatcher.routes.paging import cursor_of, limit_of, page
-from dispatcher.routes.reading import document
+from dispatcher.routes.paging import MAX_LIMIT, cursor_of, limit_of, page, part
+from dispatcher.routes.reading import document, parameter
 from dispatcher.sessions import Presence
 from dispatcher.store.base import Node, NodeDisabled, NodeTaken
 
 DAY = 86_400
+
+NODE_STATES = ("available", "unavailable", "away", "removed")
+"""What a list can be filtered by: takes work; is connected and takes none; is not connected; was removed."""
+
+AWAY = "not connected"
+
+LOOKED_AT = 5 * MAX_LIMIT
+"""Nodes that are looked at for one page of a filtered list."""
 
 
 class JoinTokenRequest(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -77,6 +85,22 @@ class NodeLoad(Struct, frozen=True, rename="camel"):
     memory_free: int
 
 
+class NodeLive(Struct, frozen=True, rename="camel"):
+    """What of a node changes all the time; see `NodeView`."""
+
+    hash: str
+    connected: bool
+    available: bool
+    reason: str
+    network_latency: float | None
+    credit: NodeCredit | None
+    load: NodeLoad | None
+    running: int
+    warm: list[str]
+    clock_offset: float | None
+    last_contact: str | None
+
+
 class NodeView(Struct, frozen=True, rename="camel"):
     """A node. `credit` and `load` are null while it is not connected; `reason` says why it is not available.
 
@@ -123,16 +147,24 @@ async def join_node(request: web.Request, account: str) -> web.StreamResponse:
         raise Problem("CONFLICT", "this node id belongs to another account") from None
     except NodeDisabled:
         raise Problem("FORBIDDEN", "this node was removed; its owner can restore it") from None
+    core.feed.nodes(account)
     # Whoever speaks with the earlier credential does so no longer.
     core.sessions.close(node_id, "the node has joined again")
     return json(Credential(credential), 201, f"/v1/node/{node_id}")
 
 
 async def list_nodes(request: web.Request, account: str) -> web.StreamResponse:
-    """List nodes by id."""
-    core, limit = request.app[CORE], limit_of(request)
-    rows = await core.store.nodes(account, limit + 1, cursor_of(request, is_node_id))
-    return page(request, rows, lambda node: view(node, core.sessions.presence(node.id)), lambda node: node.id)
+    """List nodes by id. Where few of many are asked for, a page may have fewer than fit, and still a next one."""
+    limit, cursor = limit_of(request), cursor_of(request, is_node_id)
+    state, words = parameter(request, "state"), (parameter(request, "search") or "").lower()
+    if state is not None and state not in NODE_STATES:
+        raise invalid("state", f"state: expected one of {', '.join(NODE_STATES)}")
+    if state is None and not words:
+        core = request.app[CORE]
+        rows = await core.store.nodes(account, limit + 1, cursor)
+        return page(request, rows, lambda node: view(node, core.sessions.presence(node.id)), lambda node: node.id)
+    shown, cursor = await _found(request, account, state=state, words=words, after=cursor)
+    return part(request, shown, cursor)
 
 
 async def show_node(request: web.Request, account: str) -> web.StreamResponse:
@@ -147,6 +179,7 @@ async def show_node(request: web.Request, account: str) -> web.StreamResponse:
 async def remove_node(request: web.Request, account: str) -> web.StreamResponse:
     """Remove a node: its session closes at once and its tasks go back to the queue."""
     await _set_disabled(request, account, disabled=True)
+    request.app[CORE].feed.nodes(account)
     await request.app[CORE].sessions.node_removed(request.match_info["nodeId"])
     return web.Response(status=204)
 
@@ -157,6 +190,7 @@ async def restore_node(request: web.Request, account: str) -> web.StreamResponse
     if change.disabled:
         raise invalid("disabled", "disabled: expected false; to remove a node, use DELETE")
     await _set_disabled(request, account, disabled=False)
+    request.app[CORE].feed.nodes(account)
     return web.Response(status=204)
 
 
@@ -170,6 +204,55 @@ async def open_session(request: web.Request, node: Node) -> web.StreamResponse:
     return await request.app[CORE].sessions.serve(request, node)
 
 
+async def _found(
+    request: web.Request, account: str, *, state: str | None, words: str, after: str | None
+) -> tuple[list[NodeView], str | None]:
+    """Look for nodes in a state, with some words in their id or description; give some, and where to go on."""
+    core, limit = request.app[CORE], limit_of(request)
+    shown: list[NodeView] = []
+    for _ in range(LOOKED_AT // MAX_LIMIT):
+        rows = await core.store.nodes(account, MAX_LIMIT, after)
+        for node in rows:
+            after = node.id
+            if words not in node.id and words not in node.description.lower():
+                continue
+            found = view(node, core.sessions.presence(node.id))
+            if state is None or state == _state(found, connected=found.credit is not None):
+                shown.append(found)
+            if len(shown) == limit:
+                return shown, after
+        if len(rows) < MAX_LIMIT:
+            return shown, None
+    return shown, after
+
+
+def _state(node: NodeView, *, connected: bool) -> str:
+    if node.disabled:
+        return "removed"
+    if node.available:
+        return "available"
+    return "unavailable" if connected else "away"
+
+
+def live(node_id: str, presence: Presence | None) -> NodeLive:
+    """Show what of a node changes all the time."""
+    if presence is None:
+        return NodeLive(node_id, False, False, AWAY, None, None, None, 0, [], None, None)
+    return NodeLive(
+        hash=node_id,
+        connected=True,
+        available=presence.available,
+        reason=presence.reason,
+        network_latency=presence.capabilities.network_latency,
+        credit=_credit(presence.credit),
+        load=_load(presence.load),
+        running=presence.running,
+        warm=presence.warm,
+        clock_offset=presence.clock_offset,
+        last_contact=epoch_seconds(presence.seen_ms),
+    )
+
+
 def view(node: Node, presence: Presence | None) -> NodeView:
     """Show a node as answers do.
 
@@ -178,7 +261,7 @@ def view(node: Node, presence: Presence | None) -> NodeView:
     """
     if presence is None:
         capabilities = _last_known(node)
-        reason, version, seen_ms = "not connected", node.version, node.seen_ms
+        reason, version, seen_ms = AWAY, node.version, node.seen_ms
     else:
         capabilities = presence.capabilities
         reason, version, seen_ms = presence.reason, presence.version, presence.seen_ms
@@ -195,7 +278,7 @@ def view(node: Node, presence: Presence | None) -> NodeView:
             capabilities.privileged,
         ),
         credit=None if presence is None else _credit(presence.credit),
-        load=None if presence is None else NodeLoad(presence.load.cpu_percent, presence.load.memory_free),
+        load=None if presence is None else _load(presence.load),
         running=0 if presence is None else presence.running,
         warm=[] if presence is None else presence.warm,
         clock_offset=None if presence is None else presence.clock_offset,
@@ -207,6 +290,10 @@ def view(node: Node, presence: Presence | None) -> NodeView:
 
 def _credit(credit: Credit) -> NodeCredit:
     return NodeCredit(plain(credit.cpu), credit.memory, credit.slots)
+
+
+def _load(load: Load) -> NodeLoad:
+    return NodeLoad(load.cpu_percent, load.memory_free)
 
 
 def _last_known(node: Node) -> Capabilities:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER
-from dispatcher.routes import bodies, browsers, events, functions, health, nodes, results, tasks
+from dispatcher.routes import bodies, browsers, events, functions, health, live, nodes, overview, results, tasks
 from dispatcher.store.access import Scope
 
 
@@ -70,6 +70,12 @@ PAGE = (
     Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     Parameter("cursor", "Where the page starts; from the Link header of the one before."),
 )
+SHORT_PAGE = (
+    Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}),
+    PAGE[1],
+)
+WATCHED = Parameter("task", "Tell what happens to this task, too.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
+LAST_EVENT = Parameter("Last-Event-ID", "Go on after this event.")
 PREFER = Parameter("Prefer", "`wait=N`: wait up to N seconds, at most 60, for the result.")
 LEASE = Parameter(LEASE_HEADER, "`<attempt>:<token in hex>`")
 RANGE = Parameter("Range", "`bytes=n-`: go on from the byte n.")
@@ -78,7 +84,9 @@ SIZE = Parameter(SIZE_HEADER, "Bytes of the whole result.")
 SHA256 = Parameter(SHA256_HEADER, "SHA-256 of the whole result, in hex.")
 FUNCTION = Parameter("functionId", "Only tasks of this function.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
 NAME = Parameter("name", "Only the function of this name.")
-STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.STATES)})
+STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.FILTERS)})
+NODE_STATE = Parameter("state", "Only nodes in this state.", {"enum": list(nodes.NODE_STATES)})
+SEARCH = Parameter("search", "Only nodes with this in their id or description.")
 
 ANYTHING = "*/*"
 BYTES = "application/octet-stream"
@@ -97,6 +105,8 @@ ANY_SCOPE = tuple(Scope)
 TABLE = (
     Route("GET", "/v1/task/list", tasks.list_tasks, ACCOUNT, scopes=TASKS,
           query=(*PAGE, FUNCTION, STATE), gives={200: list[tasks.TaskEntry]}),
+    Route("GET", "/v1/task/overview", overview.list_task_rows, ACCOUNT, scopes=TASKS,
+          query=(*PAGE, FUNCTION, STATE), gives={200: list[overview.TaskRow]}),
     Route("POST", "/v1/task/{id}", tasks.create_task, ACCOUNT, scopes=TASKS,
           asks=ANYTHING, optional=True, gives={201: tasks.Created}, forwards=True,
           headers=(PREFER, Parameter("Idempotency-Key", "Asking again with the same key gives the first task.")),
@@ -110,11 +120,13 @@ TABLE = (
     Route("GET", "/v1/task/{id}/logs", tasks.show_logs, ACCOUNT, scopes=TASKS,
           gives={200: "text/plain"}, problems=("NOT_FOUND", "NOT_FINISHED")),
     Route("GET", "/v1/task/{id}/events", events.watch_task, ACCOUNT, scopes=TASKS,
-          headers=(Parameter("Last-Event-ID", "Go on after this event."),),
+          headers=(LAST_EVENT,),
           gives={200: "text/event-stream"}, problems=("NOT_FOUND",)),
 
     Route("GET", "/v1/function/list", functions.list_functions, ACCOUNT, scopes=CALLERS,
           query=(*PAGE, NAME), gives={200: list[functions.FunctionView]}),
+    Route("GET", "/v1/function/overview", overview.list_function_rows, ACCOUNT, scopes=CALLERS,
+          query=SHORT_PAGE, gives={200: list[overview.FunctionRow]}),
     Route("POST", "/v1/function", functions.create_function, ACCOUNT, scopes=FUNCTIONS,
           asks=functions.NewFunction, gives={201: tasks.Created}, problems=("CONFLICT", *UPLOAD)),
     Route("GET", "/v1/function/{id}", functions.show_function, ACCOUNT, scopes=CALLERS,
@@ -123,12 +135,14 @@ TABLE = (
           asks=functions.FunctionChange, gives={204: None}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
     Route("DELETE", "/v1/function/{id}", functions.remove_function, ACCOUNT, scopes=FUNCTIONS,
           gives={204: None}, problems=("NOT_FOUND",)),
+    Route("GET", "/v1/function/{id}/figures", overview.show_function_figures, ACCOUNT, scopes=CALLERS,
+          gives={200: overview.FunctionFigures}, problems=("NOT_FOUND",)),
     Route("POST", "/v1/function/{id}/capabilities", functions.set_capabilities, ACCOUNT, scopes=FUNCTIONS,
           asks=functions.CapabilitiesChange, gives={204: None},
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
 
     Route("GET", "/v1/node/list", nodes.list_nodes, ACCOUNT, scopes=NODES,
-          query=PAGE, gives={200: list[nodes.NodeView]}),
+          query=(*PAGE, NODE_STATE, SEARCH), gives={200: list[nodes.NodeView]}),
     Route("POST", "/v1/node/join-token", nodes.make_join_token, ACCOUNT, scopes=NODES,
           asks=nodes.JoinTokenRequest, optional=True, gives={201: nodes.JoinToken}, problems=UPLOAD),
     Route("POST", "/v1/node/{nodeId}", nodes.join_node, JOIN,
@@ -140,6 +154,8 @@ TABLE = (
           asks=nodes.NodeChange, optional=True, gives={204: None}, problems=("NOT_FOUND", *UPLOAD)),
     Route("DELETE", "/v1/node/{nodeId}", nodes.remove_node, ACCOUNT, scopes=NODES,
           gives={204: None}, problems=("NOT_FOUND",)),
+    Route("GET", "/v1/node/{nodeId}/tasks", overview.list_node_tasks, ACCOUNT, scopes=TASKS,
+          query=PAGE[:1], gives={200: list[overview.TaskRow]}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/node/{nodeId}/session", nodes.open_session, NODE,
           gives={101: None}),
     Route("GET", "/v1/node/{nodeId}/task/{taskId}/input", bodies.fetch_input, NODE,
@@ -157,6 +173,10 @@ TABLE = (
           gives={200: browsers.WhoView}),
     Route("DELETE", "/v1/session", browsers.log_out, ACCOUNT, scopes=ANY_SCOPE,
           gives={204: None}, problems=("CONFLICT",)),
+
+    Route("GET", "/v1/summary", overview.show_summary, ACCOUNT, scopes=ANY_SCOPE, gives={200: overview.Summary}),
+    Route("GET", "/v1/events", live.watch_account, ACCOUNT, scopes=ANY_SCOPE, query=(WATCHED,),
+          headers=(LAST_EVENT,), gives={200: "text/event-stream"}, problems=("NOT_FOUND",)),
 
     Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
     Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),

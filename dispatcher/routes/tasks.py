@@ -32,6 +32,9 @@ STATES = (
 )
 """What `state` can be, in the order of a task's life."""
 
+FILTERS = (*STATES, "active", "failed")
+"""What a list can be filtered by: a state; not ended; or finished with a status of 400 or more."""
+
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -151,16 +154,24 @@ def _queue_full(full: QueueFull) -> Problem:
 
 async def list_tasks(request: web.Request, account: str) -> web.StreamResponse:
     """List tasks, newest first."""
+    return page(request, await asked_tasks(request, account), _entry, lambda row: row.id)
+
+
+async def asked_tasks(request: web.Request, account: str) -> list[TaskLine]:
+    """Find the tasks of the page that a request asks for, and one more where there is a next page.
+
+    Raises:
+        Problem: It asks for something that there cannot be.
+    """
     limit = limit_of(request)
     cursor = cursor_of(request, is_object_id)
     function_id = parameter(request, "functionId")
     if function_id is not None and not is_object_id(function_id):
         raise invalid("functionId", "functionId: expected 24 lowercase hex characters")
     state = parameter(request, "state")
-    if state is not None and state not in STATES:
-        raise invalid("state", f"state: expected one of {', '.join(STATES)}")
-    rows = await request.app[CORE].store.tasks(account, limit + 1, cursor, function_id, state)
-    return page(request, rows, _entry, lambda row: row.id)
+    if state is not None and state not in FILTERS:
+        raise invalid("state", f"state: expected one of {', '.join(FILTERS)}")
+    return await request.app[CORE].store.tasks(account, limit + 1, cursor, function_id, state)
 
 
 async def show_task(request: web.Request, account: str) -> web.StreamResponse:

@@ -38,6 +38,7 @@ from agent.protocol import (
 from agent.task_state import Life, State
 from dispatcher.attempts import Attempts
 from dispatcher.events import Events
+from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Queue
@@ -106,7 +107,15 @@ class Dispatcher:
         self.queue = Queue(kept, self.matching, self.leases, events, limits, **clocks)
         self.attempts = Attempts(kept, self.queue, self.matching, self.leases, events, **clocks)
         self.sessions = Sessions(
-            kept, self.queue, self.attempts, self.matching, self.leases, limits=limits, version="0", **clocks
+            kept,
+            self.queue,
+            self.attempts,
+            self.matching,
+            self.leases,
+            feed=Feed(),
+            limits=limits,
+            version="0",
+            **clocks,
         )
 
     async def recount(self) -> None:
@@ -129,7 +138,7 @@ class Dispatcher:
 
     async def take(self, node: str, session: Session, messages: list[NodeMessage]) -> None:
         """Take messages in as a session does: begun in their order, and under way at the same time."""
-        presence = self.sessions.presence(node) or Presence("0", CAPABILITIES, Credit(), 0, 0, [], [])
+        presence = self.sessions.presence(node) or Presence("", "0", CAPABILITIES, Credit(), 0, 0, [], [])
         wire = cast("Wire", session)
         begun = [self.sessions._take(wire, _row(node), presence, message) for message in messages]
         await asyncio.gather(*(work for work in begun if work is not None))

@@ -16,6 +16,7 @@ import pytest
 from dispatcher.app import build
 from dispatcher.cli import listening
 from dispatcher.routes import events as route
+from dispatcher.routes import streams
 from tests.contract.http_api.api import CONFIG, SECONDS, Api, Node
 
 
@@ -113,7 +114,7 @@ async def test_a_silent_stream_is_kept_alive(api: Api, monkeypatch: pytest.Monke
 
 async def test_a_watcher_that_does_not_read_is_shed(api: Api, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is cut off after its time, and costs no memory beyond that; the task does not notice."""
-    monkeypatch.setattr(route, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.2)
     task_id = await api.task(await api.function())
     offer = await node.take()
     with socket.create_connection(("127.0.0.1", api.port)) as watcher:

@@ -1,0 +1,69 @@
+"""Server-Sent Events on a connection: frames, and what becomes of whoever does not read them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+
+from dispatcher.server import cut_off
+
+PING_SECONDS = 15.0
+WRITE_SECONDS = 10.0
+"""A watcher that does not take what it is sent within so long is dropped."""
+
+RETRY_MS = 1000
+"""Watchers whose connection breaks come back after so long."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class EventStream:
+    """An answer that goes on for as long as there is news."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._one_at_a_time = asyncio.Lock()
+        self.response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+
+    async def begin(self) -> bool:
+        """Send the head; False where nothing may follow it."""
+        await self.response.prepare(self._request)
+        if self._request.method == "HEAD":
+            return False
+        await self._write(b"retry: %d\n\n" % RETRY_MS)
+        return True
+
+    async def send(self, kind: str, content: object, number: int | None = None) -> None:
+        """Send an event.
+
+        Args:
+            number: Its id, which whoever comes back names as the last one seen.
+
+        Raises:
+            ConnectionResetError: The watcher is gone, or has stopped reading.
+        """
+        name = b"" if number is None else b"id: %d\n" % number
+        await self._write(b"%sevent: %s\ndata: %s\n\n" % (name, kind.encode(), _encoder.encode(content)))
+
+    async def ping(self) -> None:
+        """Send what watchers pass over, so that a connection which broke is noticed."""
+        await self._write(b": ping\n\n")
+
+    async def _write(self, content: bytes) -> None:
+        async with self._one_at_a_time:
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await self.response.write(content)
+            except TimeoutError:
+                cut_off(self._request.transport)
+                raise ConnectionResetError("the watcher stopped reading") from None
+
+
+def last_seen(request: web.Request) -> int | None:
+    """Read the id of the last event that a watcher who comes back has seen."""
+    text = request.headers.get("Last-Event-ID", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
