@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from agent.logs import LogConfig
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Secret = Annotated[str, Meta(pattern=r"^[!-~]*$", max_length=1000)]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$", max_length=500)]
 
 
@@ -24,10 +25,15 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         data_dir: Directory of the node's identity, journal and spool; None: `default_data_dir`.
         description: What people see beside the node's id, sent when the node joins.
+        join_token: With it, a machine that is no node yet joins the dispatchers of `DispatcherConfig.urls` when the
+            agent starts. Best given as a credential.
+        credential: In place of the one in the data directory, for whoever keeps secrets elsewhere.
     """
 
     data_dir: Path | None = None
     description: Annotated[str, Meta(max_length=80)] = ""
+    join_token: Secret = ""
+    credential: Secret = ""
 
 
 class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
+import os
 import signal
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
 
 from agent import capabilities, control, identity, logs
+from agent import join as joining
 from agent.admission import capacity
 from agent.config import AgentConfig
 from agent.containers.host import ContainerHost
@@ -16,6 +21,10 @@ from agent.invocation import Invocation, Report
 from agent.journal import JournalError
 from agent.node import Node
 from agent.protocol import Offer
+from agent.reload import LIVE, changed
+from agent.service import Reporter
+from agent.settings import SettingsError
+from agent.systemd import ServiceManager
 from agent.vitals import Vitals
 
 EXIT_FAILED = 1
@@ -25,23 +34,51 @@ class NotJoined(Exception):
     """This machine is no node yet; the text says what to do."""
 
 
-def run(config: AgentConfig, data_dir: Path) -> int:
+class DispatcherAway(Exception):
+    """This machine could join, but no dispatcher answers."""
+
+
+def run(config: AgentConfig, data_dir: Path, read_again: Callable[[], AgentConfig]) -> int:
     """Run the agent until it is told to stop, and give its exit code.
+
+    Args:
+        read_again: Reads the settings anew; raises `SettingsError` where they are wrong.
 
     Raises:
         NotJoined: There is nothing to be: the machine never joined.
+        DispatcherAway: It would join if there were a dispatcher.
         identity.IdentityError: The data directory cannot be used.
     """
     logs.configure(config.log.level, config.log.format)
+    # On SIGABRT, which a watchdog sends, the process says where each of its threads stands.
+    faulthandler.enable()
     with identity.only_one(data_dir):
-        known = identity.load_identity(data_dir)
-        if known is None:
-            raise NotJoined("this machine has not joined yet: fernd agent join URL --token TOKEN")
-        credential = identity.load_credential(data_dir)
-        return asyncio.run(_run(config, data_dir, known, credential))
+        known = identity.load_identity(data_dir) or _join(config, data_dir)
+        credential = config.node.credential or identity.load_credential(data_dir)
+        return asyncio.run(_run(config, data_dir, known, credential, read_again))
 
 
-async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, credential: str) -> int:
+def _join(config: AgentConfig, data_dir: Path) -> identity.Identity:
+    """Join with the token of the settings, if there is one."""
+    if not (config.node.join_token and config.dispatcher.urls):
+        raise NotJoined("this machine has not joined yet: fernd agent join URL --token TOKEN")
+    try:
+        return asyncio.run(
+            joining.join(config.dispatcher.urls, config.node.join_token, data_dir, config.node.description)
+        )
+    except joining.Unreachable as error:
+        raise DispatcherAway(str(error)) from None
+    except joining.Refused as error:
+        raise NotJoined(f"the dispatcher does not let this machine join: {error}") from None
+
+
+async def _run(
+    config: AgentConfig,
+    data_dir: Path,
+    known: identity.Identity,
+    credential: str,
+    read_again: Callable[[], AgentConfig],
+) -> int:
     log = structlog.get_logger()
     machine = capabilities.measure()
     memory = capacity(config.capacity, machine.cpu_count, machine.mem_size).memory
@@ -65,11 +102,21 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
         begin=begin,
         vitals=vitals,
     )
+    manager = ServiceManager(os.environ)
+    reporter = Reporter(manager, node, vitals.stalled)
+
+    def reload() -> None:
+        nonlocal config
+        manager.reloading()
+        config = _reload(config, read_again, node, host)
+        reporter.reloaded()
+
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, node.stop)
     try:
-        async with control.serving(data_dir, node):
+        async with _reporting(reporter, manager), control.serving(data_dir, node):
             await node.run()
     except JournalError as error:
         log.error("the agent cannot run", reason=str(error))  # noqa: TRY400 - a sentence, not a traceback
@@ -77,3 +124,31 @@ async def _run(config: AgentConfig, data_dir: Path, known: identity.Identity, cr
     except ExceptionGroup:  # logged by the loop that failed
         return EXIT_FAILED
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _reporting(reporter: Reporter, manager: ServiceManager) -> AsyncIterator[None]:
+    """Keep the service manager informed, if there is one that wants to be."""
+    task = asyncio.create_task(reporter.run(), name="service manager") if manager.listens else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _reload(old: AgentConfig, read_again: Callable[[], AgentConfig], node: Node, host: ContainerHost) -> AgentConfig:
+    """Read the settings again and go by those that can change while the agent runs."""
+    log = structlog.get_logger()
+    try:
+        new = read_again()
+    except SettingsError as error:
+        log.error("settings are wrong, the old ones stay", problems=error.problems)  # noqa: TRY400 - a sentence
+        return old
+    logs.set_level(new.log.level)
+    node.give_time_to_finish(new.stop.grace_period)
+    host.keep_warm(new.containers.idle_seconds, new.containers.warm_limit)
+    different = changed(old, new)
+    log.info("settings were read again", changed=sorted(different & LIVE), need_restart=sorted(different - LIVE))
+    return new

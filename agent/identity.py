@@ -112,11 +112,17 @@ def only_one(data_dir: Path) -> Iterator[None]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write a file at once and whole: a reader, or a crash, meets the old one or the new one."""
+    """Write a file at once and whole: a reader, or a crash, meets the old one or the new one.
+
+    It belongs to whoever the directory belongs to: root may join for a service that is not root.
+    """
     partial = file.with_name(file.name + ".new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as target:
+        if os.geteuid() == 0:
+            directory = file.parent.stat()
+            os.fchown(descriptor, directory.st_uid, directory.st_gid)
         target.write(content)
         target.flush()
         os.fsync(target.fileno())

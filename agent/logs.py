@@ -1,4 +1,4 @@
-"""Structured logs on stderr: one JSON object a line, or readable lines on a terminal.
+"""Structured logs: one JSON object a line on stderr, readable lines on a terminal, fields in systemd's journal.
 
 Code logs with ``structlog.get_logger()``: an event in lower case, values as keys. Records of
 libraries that use `logging` join the same output from WARNING on. Values that look like secrets
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from agent import journald
+
 Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "json", "console"]
+Format = Literal["auto", "json", "console", "journal"]
 
 MASK = "***"
 
@@ -40,7 +43,7 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         level: What is less important is not written.
-        format: ``auto`` is console on a terminal and json elsewhere.
+        format: ``auto`` is console on a terminal, journal in a service whose output goes there, json elsewhere.
     """
 
     level: Level = "info"
@@ -52,33 +55,56 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
 
     Args:
         level: A `Level`, for our own events. Libraries are heard from WARNING on.
-        format: ``auto`` is console where stderr is a terminal, and json elsewhere.
+        format: ``auto`` is console where stderr is a terminal, journal where it is systemd's, and json elsewhere.
     """
+    set_level(level)
     terminal = sys.stderr.isatty()
-    as_json = format == "json" or (format == "auto" and not terminal)
+    if format == "auto":
+        format = "console" if terminal else "journal" if journald.is_stderr(os.environ) else "json"  # noqa: A001
     processors: list[Processor] = [
+        _drop_below_level,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if as_json:
+    factory: Callable[..., WrappedLogger]
+    if format == "json":
         processors += [_compact_exception, redact, _render_json]
+        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+    elif format == "journal":
+        processors += [_compact_exception, redact, _as_it_is]
+        entries = journald.Entries(otherwise=_write_json)
+        factory = lambda *_: entries  # noqa: E731 - one for all loggers
     else:
         processors += [
             structlog.processors.format_exc_info,
             redact,
             structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback),
         ]
+        factory = structlog.PrintLoggerFactory(sys.stderr)
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
-        if as_json
-        else structlog.PrintLoggerFactory(sys.stderr),
+        # Loggers are kept for ever once they are used, so what may change is not up to their class.
+        wrapper_class=structlog.make_filtering_bound_logger("debug"),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()], force=True)
     logging.captureWarnings(capture=True)
+
+
+def set_level(level: str) -> None:
+    """Write no more of our own events than those of a `Level` and above, from now on."""
+    _least.number = logging.getLevelNamesMapping()[level.upper()]
+
+
+class _Least:
+    """The level below which nothing is written."""
+
+    number = logging.INFO
+
+
+_least = _Least()
 
 
 class _LibraryHandler(logging.Handler):
@@ -91,6 +117,12 @@ class _LibraryHandler(logging.Handler):
             message = str(record.msg)
         level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
         structlog.get_logger().log(level, message, library=record.name, exc_info=record.exc_info or None)
+
+
+def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if structlog.processors.NAME_TO_LEVEL[method] < _least.number:
+        raise structlog.DropEvent
+    return event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -145,6 +177,15 @@ def _compact(error: BaseException | None, depth: int) -> dict[str, Any] | None:
     if isinstance(error, BaseExceptionGroup):
         compact["group"] = [_compact(inner, depth - 1) for inner in error.exceptions]
     return compact
+
+
+def _as_it_is(_logger: WrappedLogger, _method: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
+    return (event,), {}
+
+
+def _write_json(event: EventDict) -> None:
+    sys.stderr.buffer.write(_render_json(None, "", event) + b"\n")
+    sys.stderr.buffer.flush()
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:

@@ -28,7 +28,7 @@ from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.capabilities import MIB, Machine
 from agent.config import AgentConfig
-from agent.engine_watch import EngineWatch, Host
+from agent.engine_watch import REMOVAL_SECONDS, EngineWatch, Host
 from agent.invocation import Report
 from agent.journal import Journal, Kept
 from agent.journal_watch import JournalWatch
@@ -128,6 +128,10 @@ class Node:
         """Drain and end; asked a second time: abort and end."""
         self._shutdown.ask()
 
+    def give_time_to_finish(self, grace_period: float) -> None:
+        """Let running tasks finish for so many seconds when the node is stopped; from the next stop on."""
+        self._shutdown.grace_period = grace_period
+
     async def run(self) -> None:
         """Be a node until `stop`.
 
@@ -226,7 +230,27 @@ class Node:
             if link.is_open:
                 assignments.look_for_overdue()
 
-    # What whoever sits at the machine asks
+    # What whoever sits at the machine asks, and the service manager
+
+    @property
+    def is_up(self) -> bool:
+        """It has joined, and its engine answers."""
+        return self.phase is Phase.READY and self._link is not None and self._link.is_open
+
+    @property
+    def stop_seconds(self) -> float | None:
+        """Where it has been told to stop: how long that may take in all."""
+        return self._shutdown.longest + REMOVAL_SECONDS if self._shutdown.asked.is_set() else None
+
+    def summary(self) -> str:
+        """Say in a line how it is."""
+        if self._link is None or self._assignments is None:
+            return f"{self.phase}: {self._availability.reason}"
+        running = self._assignments.running
+        work = f"{running} {'task runs' if running == 1 else 'tasks run'}"
+        line = f"connected to {self._link.url}" if self._link.is_open else f"no session with {self._link.url}"
+        reason = self._availability.reason
+        return f"{self.phase}: {work}, {line}" + (f", takes no work: {reason}" if reason else "")
 
     def status(self) -> NodeStatus:
         """Say how the node is, whether there is a dispatcher or not."""

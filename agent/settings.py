@@ -1,8 +1,9 @@
-"""Settings of a program: TOML files < environment < flags, decoded into msgspec Structs.
+"""Settings of a program: TOML files < credentials < environment < flags, decoded into msgspec Structs.
 
 A configuration is a Struct whose fields are sections, and a section is a Struct whose fields are
 settings. ``slots`` of section ``capacity`` is ``slots = 4`` under ``[capacity]`` in a file,
-``FERND_CAPACITY_SLOTS=4`` in the environment, and ``capacity.slots`` in messages.
+``FERND_CAPACITY_SLOTS=4`` in the environment, and ``capacity.slots`` in messages and as the name of a credential:
+a file in the directory that systemd's LoadCredential= filled, or that holds a container's secrets.
 
 Every setting is checked, also one that another overrides, and all problems are raised at once.
 Messages never repeat a value: it may be a secret that stands in the wrong place.
@@ -44,6 +45,9 @@ SECTIONS = frozenset(
 """Sections of both programs. One directory, and one environment, may hold the settings of both:
 a program passes over the other's sections, but a section that neither has is a mistake."""
 
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable that names the directory of credentials."""
+
 NOT_SETTINGS = frozenset({"FERND_URL", "FERND_TOKEN"})
 """Variables with our prefix that belong to the client commands."""
 
@@ -84,7 +88,7 @@ def load(kind: type[T], files: Sequence[Path], environ: Mapping[str, str], flags
     Args:
         kind: The configuration's Struct.
         files: Read in this order; each must exist. Without files named by the user: `default_files`.
-        environ: Variables; those without the prefix ``FERND_`` are passed over.
+        environ: Variables; those without the prefix ``FERND_`` are passed over, but for `CREDENTIALS`.
         flags: ``section.key`` to value; None is passed over, as a flag that was not given.
 
     Raises:
@@ -94,6 +98,7 @@ def load(kind: type[T], files: Sequence[Path], environ: Mapping[str, str], flags
     problems: list[str] = []
     given = [
         *(setting for file in files for setting in _from_file(file, sections, problems)),
+        *_from_credentials(environ.get(CREDENTIALS), sections, problems),
         *_from_environment(environ, sections, problems),
         *_from_flags(flags, sections),
     ]
@@ -149,6 +154,22 @@ def _from_file(file: Path, sections: Mapping[str, Any], problems: list[str]) -> 
                 yield _Given(f"{file}: {section}.{key}", section, key, value, text=False)
         elif section not in SECTIONS:
             problems.append(f"{file}: [{section}]: no such section{_did_you_mean(section, SECTIONS | set(sections))}")
+
+
+def _from_credentials(directory: str | None, sections: Mapping[str, Any], problems: list[str]) -> Iterator[_Given]:
+    """Read the files that are named as settings are. Others may be for somebody else."""
+    if not directory:
+        return
+    for file in sorted(Path(directory).glob("*.*")):
+        section, _, key = file.name.partition(".")
+        if section not in sections:
+            continue
+        try:
+            yield _Given(str(file), section, key, file.read_text(encoding="utf-8").strip(), text=True)
+        except OSError as error:
+            problems.append(f"{file}: cannot be read: {error.strerror}")
+        except UnicodeDecodeError:
+            problems.append(f"{file}: is not UTF-8 text")
 
 
 def _from_environment(environ: Mapping[str, str], sections: Mapping[str, Any], problems: list[str]) -> Iterator[_Given]:
@@ -262,7 +283,8 @@ def _hint(setting: _Given, sections: Mapping[str, Any]) -> str:
     keys = _settings_of(sections[setting.section])
     close = difflib.get_close_matches(setting.key, keys, n=1)
     if close:
-        name = f"{PREFIX}{setting.section}_{close[0]}".upper() if setting.text else f"{setting.section}.{close[0]}"
+        variable = setting.where.startswith(PREFIX)
+        name = f"{PREFIX}{setting.section}_{close[0]}".upper() if variable else f"{setting.section}.{close[0]}"
         return f", did you mean {name}?"
     return f", expected one of {', '.join(keys)}"
 

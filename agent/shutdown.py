@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from agent.assignments import Assignments
-from agent.link import Link
+from agent.link import LEAVE_SECONDS, Link
 
 ABORT_SECONDS = 10.0
 """Aborted work gets so long to end, beyond ``stop_grace_max``."""
@@ -24,14 +24,20 @@ class Shutdown:
 
     Attributes:
         asked: Set when somebody asked for it.
+        grace_period: As above; changed before `run`, it holds.
     """
 
     def __init__(self, grace_period: float, stop_grace_max: float) -> None:
         self.asked = asyncio.Event()
-        self._grace_period = grace_period
+        self.grace_period = grace_period
         self._abort_seconds = stop_grace_max + ABORT_SECONDS
         self._abort_asked = asyncio.Event()
         self._log = structlog.get_logger()
+
+    @property
+    def longest(self) -> float:
+        """Seconds that `run` may take."""
+        return self.grace_period + self._abort_seconds + LEAVE_SECONDS
 
     def ask(self) -> None:
         """Ask for a drain; asked a second time: for an abort."""
@@ -41,7 +47,7 @@ class Shutdown:
 
     async def run(self, link: Link, assignments: Assignments) -> None:
         """Finish what runs and deliver it; then say goodbye. At the end of the grace period, or when asked: abort."""
-        self._log.info("node drains", running=assignments.running, grace_period=self._grace_period)
+        self._log.info("node drains", running=assignments.running, grace_period=self.grace_period)
         assignments.drain()
         if await self._in_time(assignments.until_empty()):
             await link.leave("drained", goodbye=True)
@@ -64,7 +70,7 @@ class Shutdown:
         """Say whether work was done within the grace period and before an abort was asked for."""
         tasks = [asyncio.create_task(work), asyncio.create_task(self._abort_asked.wait())]
         try:
-            await asyncio.wait(tasks, timeout=self._grace_period, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=self.grace_period, return_when=asyncio.FIRST_COMPLETED)
             return tasks[0].done()
         finally:
             for task in tasks:

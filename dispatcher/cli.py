@@ -24,6 +24,7 @@ from dispatcher.config import DispatcherConfig
 from dispatcher.ids import Ids
 from dispatcher.routes.keys import CORE
 from dispatcher.server import Runner
+from dispatcher.service import supervised
 from dispatcher.store.access import Account, Scope, Token
 from dispatcher.store.base import Store, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
@@ -63,8 +64,12 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
     """
     files = [config] if config else settings.default_files()
     flags = {"store.database": database, "server.data_dir": data_dir, "server.listen": listen}
+
+    def read() -> DispatcherConfig:
+        return settings.load(DispatcherConfig, files, os.environ, flags)
+
     try:
-        loaded = settings.load(DispatcherConfig, files, os.environ, flags)
+        loaded = read()
         directory = (loaded.server.data_dir or default_data_dir(os.environ, Path.home())).absolute()
         file = database_file(loaded.store.database, directory)
     except SettingsError as error:
@@ -75,7 +80,7 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
     _allow_many_connections()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        asyncio.run(serve(loaded, SqliteStore(file), directory))
+        asyncio.run(serve(loaded, SqliteStore(file), directory, read))
     except (StoreUnavailable, OSError) as error:
         raise click.ClickException(str(error)) from None
     except Exception:
@@ -107,8 +112,13 @@ def database_file(database: str, directory: Path) -> Path:
     raise SettingsError(["store.database: expected sqlite:///FILE"])
 
 
-async def serve(config: DispatcherConfig, store: Store, directory: Path) -> None:
+async def serve(
+    config: DispatcherConfig, store: Store, directory: Path, read_again: Callable[[], DispatcherConfig]
+) -> None:
     """Run a dispatcher until a signal comes.
+
+    Args:
+        read_again: Reads the settings anew, for a reload.
 
     Raises:
         OSError: The address cannot be listened on, or the token cannot be written.
@@ -119,8 +129,9 @@ async def serve(config: DispatcherConfig, store: Store, directory: Path) -> None
         stack.push_async_callback(store.close)
         await first_start(store, directory)
         app = build(config, store)
-        await stack.enter_async_context(listening(app, config))
-        await _stopped(app)
+        url = await stack.enter_async_context(listening(app, config))
+        async with supervised(app[CORE], url, config, read_again):
+            await _stopped(app)
         log.info("stopping")
     log.info("stopped")
 

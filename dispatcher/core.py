@@ -87,6 +87,10 @@ class Core:
         assert self._loops is not None, "started"  # noqa: S101
         await asyncio.shield(self._loops)
 
+    def stalled(self) -> list[str]:
+        """Name the loops that should have made progress by now, and did not."""
+        return [*(["pump"] if self.queue.stalled else []), *self.sweeper.stalled()]
+
     async def stop(self) -> None:
         """Say goodbye to the nodes and settle what they have said."""
         self.sessions.close_all("the dispatcher stops", RETURN_SECONDS)

@@ -29,6 +29,9 @@ log = structlog.get_logger()
 BATCH = 64
 """Matches that are claimed together."""
 
+DUE_SECONDS = 120.0
+"""Matching that has been busy with one batch for so long has stalled."""
+
 RETRY_SECONDS = 1.0
 """After the store failed, matching rests for so long."""
 
@@ -96,6 +99,8 @@ class Queue:
         self._new_token = new_token
         self._outlets: dict[str, Outlet] = {}
         self._wake = asyncio.Event()
+        self._busy_since: float | None = None
+        """Since when, by monotonic seconds, one batch is being claimed and offered."""
         self.waiting = 0
         """Tasks that wait, as far as is known here."""
 
@@ -204,16 +209,23 @@ class Queue:
     async def pump(self) -> None:
         """Match, claim and offer, for as long as the dispatcher runs."""
         while True:
+            self._busy_since = None
             matches = self._take_matches()
             if not matches:
                 await self._rest()
                 continue
+            self._busy_since = self._monotonic()
             grouped: dict[tuple[str, str], list[Match]] = defaultdict(list)
             for match in matches:
                 grouped[match.revision.key, match.node].append(match)
             results = await asyncio.gather(*map(self._claim, grouped.values()))
             if not all(results):
                 await asyncio.sleep(RETRY_SECONDS)
+
+    @property
+    def stalled(self) -> bool:
+        """The pump should have got on by now, and did not."""
+        return self._busy_since is not None and self._monotonic() - self._busy_since > DUE_SECONDS
 
     def _take_matches(self) -> list[Match]:
         now = self._monotonic()

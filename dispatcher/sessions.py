@@ -115,6 +115,11 @@ class Sessions:
         """What nodes said and the store has not confirmed yet. It outlives the session that it came by."""
         self._stopping = False
 
+    @property
+    def count(self) -> int:
+        """Nodes that are connected here."""
+        return len(self._presence)
+
     def presence(self, node_id: str) -> Presence | None:
         """Give what is known of a node that is connected here."""
         return self._presence.get(node_id)

@@ -35,6 +35,9 @@ SEEN_SECONDS = 60.0
 RETENTION_SECONDS = 10.0
 LEAP_SECONDS = 60.0
 
+DUE_SECONDS = 300.0
+"""A sweep that has not come round for so long has stalled: the longest ones have a long backlog to work off."""
+
 REMOVE_BATCH = 200
 """Tasks that are removed in one transaction: few, so that no caller waits long behind it."""
 
@@ -72,6 +75,8 @@ class Sweeper:
         self._leases_swept = monotonic()
         self._keep_until = 0.0
         """No finished task is removed before this time, by monotonic seconds."""
+        self._came_round: dict[str, float] = {}
+        """When each sweep last ended, by monotonic seconds."""
         self._unmet_since: dict[str, float] = {}
         """Since when no connected node could run a revision that waits, by monotonic seconds."""
 
@@ -88,8 +93,14 @@ class Sweeper:
             ):
                 group.create_task(self._loop(name, seconds, sweep), name=f"sweep {name}")
 
+    def stalled(self) -> list[str]:
+        """Name the sweeps that should have come round by now, and did not."""
+        now = self._monotonic()
+        return [f"sweep {name}" for name, at in self._came_round.items() if now - at > DUE_SECONDS]
+
     async def _loop(self, name: str, seconds: float, sweep: Callable[[], Awaitable[None]]) -> None:
         while True:
+            self._came_round[name] = self._monotonic()
             # At random within the interval, so that replicas do not fall into step.
             await asyncio.sleep(seconds * self._rng.uniform(0.5, 1.0))
             try:

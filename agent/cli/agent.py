@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from agent.cli import render
-from agent.cli.agent_settings import NotSetUp, config_option, data_dir_option, load_settings
+from agent.cli.agent_settings import NotSetUp, config_option, data_dir_option, load_settings, read_settings
 from agent.cli.errors import Failed, Unreachable
 from agent.cli.local import drain, gc, status
 from agent.cli.options import as_json_option
@@ -33,7 +33,9 @@ def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Non
     from agent import daemon  # noqa: PLC0415 - the daemon and all that it needs only when it runs
 
     try:
-        code = daemon.run(loaded, directory)
+        code = daemon.run(loaded, directory, lambda: read_settings(config, data_dir))
+    except daemon.DispatcherAway as error:
+        raise Unreachable(str(error)) from None
     except daemon.NotJoined as error:
         raise NotSetUp(str(error)) from None
     except IdentityError as error:
@@ -49,7 +51,7 @@ for command in (status, drain, gc):
     epilog="Example: fernd agent join https://fernd.example.org --token TOKEN, with a token of fernd node join-token"
 )
 @click.argument("urls", metavar="URL[,URL...]")
-@click.option("--token", required=True, help="Join token of the account.")
+@click.option("--token", help="Join token of the account; by default the setting node.join_token.")
 @click.option("--description", help="What people see beside the node's id; by default the setting node.description.")
 @config_option
 @data_dir_option
@@ -58,7 +60,7 @@ for command in (status, drain, gc):
 def join(  # noqa: PLR0917 - click passes by name
     ctx: click.Context,
     urls: str,
-    token: str,
+    token: str | None,
     description: str | None,
     config: Path | None,
     data_dir: Path | None,
@@ -70,16 +72,19 @@ def join(  # noqa: PLR0917 - click passes by name
     id and gets a new credential.
     """
     outer_config, outer_data_dir = ctx.obj
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise click.UsageError("--token: expected a join token, as `fernd node join-token` prints it")
     loaded, directory = load_settings(
         config or outer_config, data_dir or outer_data_dir, {"node.description": description}
     )
+    join_token = token.strip() if token is not None else loaded.node.join_token
     from agent import join as joining  # noqa: PLC0415 - brings aiohttp
 
     addresses = _addresses(urls)
-    if not (token.isascii() and token.isprintable() and token.strip()):
-        raise click.UsageError("--token: expected a join token, as `fernd node join-token` prints it")
+    if not join_token:
+        raise click.UsageError("--token is missing: `fernd node join-token` makes one")
     try:
-        node = asyncio.run(joining.join(addresses, token.strip(), directory, loaded.node.description))
+        node = asyncio.run(joining.join(addresses, join_token, directory, loaded.node.description))
     except joining.Unreachable as error:
         raise Unreachable(str(error)) from None
     except joining.Refused as error:

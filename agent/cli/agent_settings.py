@@ -44,9 +44,18 @@ def load_settings(
     Raises:
         NotSetUp: A setting is wrong.
     """
-    files = [config] if config else settings.default_files()
     try:
-        loaded = settings.load(AgentConfig, files, os.environ, {"node.data_dir": data_dir} | (flags or {}))
+        loaded = read_settings(config, data_dir, flags)
     except SettingsError as error:
         raise NotSetUp("\n       ".join(error.problems)) from None
     return loaded, (loaded.node.data_dir or default_data_dir(os.environ, Path.home())).absolute()
+
+
+def read_settings(config: Path | None, data_dir: Path | None, flags: dict[str, object] | None = None) -> AgentConfig:
+    """Read the settings, as `load_settings` does.
+
+    Raises:
+        SettingsError: A setting is wrong.
+    """
+    files = [config] if config else settings.default_files()
+    return settings.load(AgentConfig, files, os.environ, {"node.data_dir": data_dir} | (flags or {}))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from agent.config import ContainersConfig
@@ -148,6 +149,12 @@ class ContainerHost:
             await self.pool.remove_owed()
         except (EngineError, FirewallError) as error:
             raise EngineUnavailable(f"what fernd needs of the Docker Engine is not there again: {error}") from None
+
+    def keep_warm(self, idle_seconds: float, limit: int) -> None:
+        """Keep idle containers for so long, and so many of them, from now on."""
+        self.config = msgspec.structs.replace(self.config, idle_seconds=idle_seconds, warm_limit=limit)
+        if self._pool is not None:
+            self._pool.keep_warm(idle_seconds, limit)
 
     def readopt(self, offer: Offer) -> bool:
         """Claim the job that an earlier run of the agent began for an offer; False where it cannot be gone on with.

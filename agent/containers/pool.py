@@ -83,6 +83,11 @@ class Pool:
         self.cold_starts = Averages()
         self.services = Averages()
 
+    def keep_warm(self, idle_seconds: float, limit: int) -> None:
+        """Keep idle containers for so long, and so many of them; what is above that goes as the pool is tended."""
+        self._idle_seconds = idle_seconds
+        self._warm_limit = limit
+
     def names(self) -> set[str]:
         """Name the containers that this pool knows, also those being made or removed."""
         return set(self._all)

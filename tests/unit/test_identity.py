@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import uuid
 from pathlib import Path
@@ -49,3 +50,11 @@ def test_one_agent_for_one_directory(tmp_path: Path) -> None:
         pass
     with only_one(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_joins_for_a_service(tmp_path: Path) -> None:
+    """What root saves belongs to whoever the directory belongs to, who must be able to read it."""
+    os.chown(tmp_path, 65534, 65534)
+    save(tmp_path, NODE, "credential-1")
+    assert {(file.stat().st_uid, file.stat().st_gid) for file in tmp_path.iterdir()} == {(65534, 65534)}

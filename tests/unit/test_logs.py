@@ -105,3 +105,9 @@ def test_redaction_leaves_other_values_alone() -> None:
     """What is no secret keeps its type and value."""
     event = {"event": "bearer of news", "count": 3, "ratio": 0.5, "names": ["a"], "nothing": None}
     assert redact(None, "info", dict(event)) == event | {"event": "bearer *** news"}
+
+
+def test_the_level_can_change() -> None:
+    """Also for loggers that were used before."""
+    found = lines("log.debug('a'); logs.set_level('debug'); log.debug('b'); logs.set_level('error'); log.info('c')")
+    assert [line["event"] for line in found] == ["b"]

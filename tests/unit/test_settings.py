@@ -179,3 +179,19 @@ def test_default_files_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert settings.default_files(tmp_path) == [tmp_path / "a.toml", tmp_path / "b.toml"]
     assert settings.default_files(tmp_path / "missing") == []
+
+
+def test_credentials_are_settings(tmp_path: Path) -> None:
+    """A file named as a setting is, in the directory of systemd's LoadCredential=; the environment wins over it."""
+    (tmp_path / "capacity.slots").write_text("4\n")
+    (tmp_path / "node.join_token").write_text("secret\n")
+    (tmp_path / "tls.key").write_text("somebody else's")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    loaded = settings.load(AgentConfig, [], environ, {})
+    assert (loaded.capacity.slots, loaded.node.join_token) == (4, "secret")
+    assert settings.load(AgentConfig, [], environ | {"FERND_CAPACITY_SLOTS": "5"}, {}).capacity.slots == 5
+
+    (tmp_path / "node.joint_token").write_text("secret")
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.load(AgentConfig, [], environ, {})
+    assert caught.value.problems == [f"{tmp_path}/node.joint_token: no such setting, did you mean node.join_token?"]
