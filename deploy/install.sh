@@ -1,0 +1,333 @@
+#!/usr/bin/env bash
+# Installs fernd as systemd services on Debian, Ubuntu or Raspberry Pi OS, amd64 or arm64; run again, it upgrades.
+#
+#   install.sh --dispatcher URL[,URL] --token TOKEN   this machine becomes a node and takes work
+#   install.sh --serve                                this machine gets a dispatcher
+#   install.sh                                        an upgrade, or only the program
+#   install.sh --uninstall [--purge]                  nothing is left; with --purge no settings and data either
+#
+#   --from PATH          a directory of wheels, as `make wheels` makes it, for a machine without a network; or
+#                        fernd's wheel alone, and the rest comes from the Python package index.
+#                        By default: the directory wheels beside this script, or dist/wheels of a checkout.
+#   --description TEXT   what people see beside the node's id
+#
+# It asks nothing. Each version lives in a directory of its own below /opt/fernd/versions, with a Python environment
+# that nothing else uses; /opt/fernd/current says which one runs. An upgrade lets running tasks finish, swaps, starts,
+# and goes back if the new version does not become ready.
+set -euo pipefail
+
+root=/opt/fernd
+state=/var/lib/fernd
+settings=/etc/fernd
+units=(fernd-dispatcher.service fernd-agent.service)
+unit_dir=/etc/systemd/system
+command=/usr/local/bin/fernd
+READY_SECONDS=${FERND_INSTALL_READY_SECONDS:-120}
+unset FERND_INSTALL_READY_SECONDS # or fernd would take it for a setting
+
+dispatcher='' token='' from='' description='' serve='' uninstall='' purge='' packaged=''
+
+say() { echo "fernd: $*" >&2; }
+fail() { say "$*" && exit 1; }
+
+# Runs a command quietly; shows what it printed only if it failed.
+quietly() {
+    local output
+    output=$("$@" 2>&1 </dev/null) || { echo "$output" >&2 && return 1; }
+}
+
+usage() {
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit
+}
+
+read_arguments() {
+    while (($#)); do
+        case $1 in
+        --dispatcher | --token | --from | --description)
+            (($# > 1)) || fail "$1: a value is missing"
+            printf -v "${1#--}" '%s' "$2"
+            shift
+            ;;
+        --serve) serve=yes ;;
+        --uninstall) uninstall=yes ;;
+        --purge) purge=yes ;;
+        --packaged) packaged=yes ;; # by the Debian package, which brings units, settings and command itself
+        -h | --help) usage ;;
+        *) fail "$1: no such option; install.sh --help lists them" ;;
+        esac
+        shift
+    done
+    [[ -z $dispatcher || -n $token ]] || fail "--dispatcher wants --token: 'fernd node join-token' makes one"
+    [[ -z $token || -n $dispatcher ]] || fail "--token wants --dispatcher: the address of the dispatcher that made it"
+    [[ -z $purge || -n $uninstall ]] || fail "--purge goes with --uninstall"
+}
+
+# What the machine must be, and what it must have ------------------------------------------------------------------
+
+check_machine() {
+    [[ $(id -u) == 0 ]] || fail "only root can install services: run this with sudo"
+    command -v apt-get >/dev/null || fail "this is neither Debian, nor Ubuntu, nor Raspberry Pi OS; docs/install.md says how else"
+    case $(dpkg --print-architecture) in
+    amd64 | arm64) ;;
+    *) fail "fernd has packages for amd64 and arm64, and this system is $(dpkg --print-architecture)" ;;
+    esac
+    [[ -d /run/systemd/system ]] || fail "systemd does not run here; in a container use the image, see docs/install.md"
+}
+
+# Installs packages of the system, if they are missing.
+ensure_packages() {
+    local missing=()
+    local name
+    for name in "$@"; do
+        dpkg-query --show --showformat='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing ${missing[*]} …"
+    export DEBIAN_FRONTEND=noninteractive
+    quietly apt-get --quiet update || say "apt-get update failed; trying with the package lists at hand"
+    quietly apt-get --quiet --yes install --no-install-recommends "${missing[@]}" ||
+        fail "${missing[*]} could not be installed: see the lines above, mend them, and run this again"
+}
+
+ensure_python() {
+    command -v python3 >/dev/null || ensure_packages python3
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "fernd needs Python 3.11, and this system has $(python3 --version): Debian 12, Ubuntu 24.04 or newer have it"
+}
+
+engine_answers() {
+    python3 - <<-'EOF'
+		import http.client, socket, sys
+		line = socket.socket(socket.AF_UNIX)
+		line.settimeout(5)
+		try:
+		    line.connect("/var/run/docker.sock")
+		    line.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
+		    sys.exit(b" 200 " not in line.recv(64))
+		except OSError:
+		    sys.exit(1)
+	EOF
+}
+
+ensure_engine() {
+    engine_answers && return
+    if ! command -v dockerd >/dev/null; then
+        # iptables keeps functions with internet away from private addresses; tini is what the engine's --init runs.
+        ensure_packages docker.io tini iptables
+    fi
+    quietly systemctl enable --now docker || fail "the Docker Engine does not start: see 'journalctl --unit docker'"
+    engine_answers || fail "the Docker Engine does not answer at /var/run/docker.sock"
+}
+
+# One version of the program ---------------------------------------------------------------------------------------
+
+find_wheels() {
+    local here candidate
+    here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    if [[ -n $from ]]; then
+        [[ -e $from ]] || fail "--from $from: no such file or directory"
+        realpath "$from"
+        return
+    fi
+    for candidate in "$here/wheels" "$here/../dist/wheels"; do
+        if compgen -G "$candidate/fernd-*.whl" >/dev/null; then
+            realpath "$candidate"
+            return
+        fi
+    done
+    fail "there are no wheels beside this script: 'make wheels' in a checkout makes them, --from says where they are"
+}
+
+# Makes the environment of a version in the directory $1 from the wheels at $2.
+build() {
+    local target=$1 wheels=$2 pip fernd sources=()
+    if [[ -d $wheels ]]; then
+        sources=(--no-index --find-links "$wheels")
+        fernd=$(find "$wheels" -maxdepth 1 -name 'fernd-*.whl' | sort --version-sort | tail -n 1)
+    else
+        sources=(--find-links "$(dirname "$wheels")")
+        fernd=$wheels
+    fi
+    [[ -n $fernd ]] || fail "$wheels holds no wheel of fernd"
+    pip=$(compgen -G "$(dirname "$fernd")/pip-*.whl" | tail -n 1 || true)
+    python3 -m venv --without-pip "$target"
+    if [[ -n $pip ]]; then
+        # A wheel can be run where it lies, so the system needs no pip, and the environment gets none.
+        pip=(python3 "$pip/pip" --python "$target/bin/python")
+    else
+        ensure_packages python3-venv
+        python3 -m venv "$target"
+        pip=("$target/bin/python" -m pip)
+    fi
+    quietly "${pip[@]}" --quiet --disable-pip-version-check --no-cache-dir install "${sources[@]}" "${fernd}[postgres]" ||
+        fail "fernd could not be installed from $wheels: see the lines above"
+    "$target/bin/fernd" --version >/dev/null
+}
+
+running_version() { readlink --canonicalize-existing "$root/current" 2>/dev/null || true; }
+
+# Makes the version in the directory $1 the one that runs from the next start on.
+switch_to() {
+    local version=$1 unit
+    ln --symbolic --force --no-target-directory "$version" "$root/current.new"
+    mv --no-target-directory "$root/current.new" "$root/current"
+    if [[ -z $packaged ]]; then
+        for unit in "${units[@]}"; do
+            install -m 644 "$version/share/fernd/systemd/$unit" "$unit_dir/$unit"
+        done
+        install -D -m 644 "$version/share/fernd/systemd/fernd.sysusers" /etc/sysusers.d/fernd.conf
+        install -D -m 644 "$version/share/fernd/systemd/fernd.tmpfiles" /etc/tmpfiles.d/fernd.conf
+        mkdir -p "$(dirname "$command")"
+        ln --symbolic --force --no-target-directory "$root/current/bin/fernd" "$command"
+    fi
+    quietly systemd-sysusers
+    quietly systemd-tmpfiles --create --prefix="$settings" --prefix="$state"
+    systemctl daemon-reload
+}
+
+write_settings() {
+    [[ -z $packaged && ! -e $settings/agent.toml ]] || return 0
+    cat >"$settings/agent.toml" <<-EOF
+		# Settings of the agent; docs/operating.md lists them.
+		[node]
+		data_dir = "$state"
+	EOF
+}
+
+# Starting and stopping --------------------------------------------------------------------------------------------
+
+# Starts a service and waits until it says that it is ready.
+start() {
+    local unit=$1
+    systemctl reset-failed "$unit" 2>/dev/null || true
+    if timeout "$READY_SECONDS" systemctl start "$unit" && [[ $(systemctl is-active "$unit") == active ]]; then
+        return 0
+    fi
+    say "$unit is not ready after $READY_SECONDS s: $(systemctl show --property=StatusText --value "$unit")"
+    journalctl --unit "$unit" --lines 5 --output cat --no-pager >&2 || true
+    return 1
+}
+
+# The services that run, in the order in which they are started.
+active_units() {
+    local unit
+    for unit in "${units[@]}"; do
+        case $(systemctl is-active "$unit" 2>/dev/null) in
+        active | activating | reloading) echo "$unit" ;;
+        esac
+    done
+}
+
+stop_all() {
+    local unit
+    for unit in fernd-agent.service fernd-dispatcher.service; do # the agent first: it has something to deliver
+        systemctl stop "$unit" 2>/dev/null || true
+    done
+}
+
+# What it is asked for ---------------------------------------------------------------------------------------------
+
+install_version() {
+    local wheels old new unit again active=()
+    wheels=$(find_wheels)
+    old=$(running_version)
+    mkdir -p "$root/versions"
+    new=$(mktemp -d "$root/versions/XXXXXXXX")
+    chmod 755 "$new"
+    # shellcheck disable=SC2064 # the directory of now
+    trap "rm -rf '$new'" EXIT
+    build "$new" "$wheels"
+    say "$("$new/bin/fernd" --version) is installed${old:+, in place of $("$old/bin/fernd" --version)}"
+    mapfile -t active < <(active_units)
+    if ((${#active[@]})); then
+        say "stopping ${active[*]}; running tasks may finish …"
+        stop_all
+    fi
+    switch_to "$new"
+    write_settings
+    for unit in "${active[@]}"; do
+        if ! start "$unit"; then
+            say "going back to $("$old/bin/fernd" --version)"
+            stop_all
+            switch_to "$old"
+            for again in "${active[@]}"; do start "$again" || true; done
+            fail "the upgrade failed, and the version before runs again"
+        fi
+    done
+    trap - EXIT
+    find "$root/versions" -mindepth 1 -maxdepth 1 ! -path "$new" -exec rm -rf {} +
+}
+
+join() {
+    local described=()
+    [[ -z $description ]] || described=(--description "$description")
+    quietly systemctl stop fernd-agent
+    # The token stands in the environment of a single command, not in its arguments, which everybody could read.
+    FERND_NODE_JOIN_TOKEN=$token "$root/current/bin/fernd" agent join "$dispatcher" --data-dir "$state" "${described[@]}" >&2 ||
+        fail "this machine could not join: mend what it says above, and run this again"
+    quietly systemctl enable fernd-agent
+    start fernd-agent || fail "the agent is not ready yet; it goes on trying"
+    say "this machine is a node: $(systemctl show --property=StatusText --value fernd-agent)"
+}
+
+serve() {
+    quietly systemctl enable fernd-dispatcher
+    start fernd-dispatcher || fail "the dispatcher did not start"
+    say "the dispatcher is ready: $(systemctl show --property=StatusText --value fernd-dispatcher)"
+    say "its token is in $state/api-token; 'fernd node join-token' makes tokens for nodes"
+}
+
+# Containers and networks of this node that are left because the agent could not end by itself.
+remove_containers() {
+    [[ -f $state/node.json && -x $root/current/bin/python ]] && engine_answers || return 0
+    "$root/current/bin/python" - "$state/node.json" <<-'EOF' || say "containers of this node may be left: docker ps --all --filter label=fernd.node"
+		import json, sys
+		import docker
+		client = docker.from_env()
+		label = {"label": "fernd.node=" + json.load(open(sys.argv[1]))["id"]}
+		for container in client.containers.list(all=True, filters=label):
+		    container.remove(force=True, v=True)
+		for network in client.networks.list(filters=label):
+		    network.remove()
+	EOF
+}
+
+remove() {
+    stop_all
+    remove_containers
+    local unit
+    for unit in "${units[@]}"; do systemctl disable "$unit" 2>/dev/null || true; done
+    rm -rf "$root"
+    if [[ -z $packaged ]]; then
+        for unit in "${units[@]}"; do rm -rf "${unit_dir:?}/$unit" "$unit_dir/$unit.d"; done
+        rm -f "$command" /etc/sysusers.d/fernd.conf /etc/tmpfiles.d/fernd.conf
+        rmdir --ignore-fail-on-non-empty /etc/sysusers.d /etc/tmpfiles.d 2>/dev/null || true
+    fi
+    systemctl daemon-reload
+    systemctl reset-failed 'fernd-*' 2>/dev/null || true
+    if [[ -n $purge ]]; then
+        rm -rf "$state" "$settings"
+        if getent passwd fernd >/dev/null; then quietly userdel fernd; fi
+        if getent group fernd >/dev/null; then quietly groupdel fernd; fi
+        say "removed, with settings and data"
+    else
+        say "removed; $state and $settings are kept, --uninstall --purge removes them too"
+    fi
+}
+
+main() {
+    read_arguments "$@"
+    check_machine
+    if [[ -n $uninstall ]]; then
+        remove
+        return
+    fi
+    ensure_python
+    [[ -n $packaged || (-z $dispatcher && ! -f $state/node.json) ]] || ensure_engine
+    install_version
+    [[ -z $serve ]] || serve
+    [[ -z $dispatcher ]] || join
+}
+
+main "$@"
