@@ -61,6 +61,7 @@ def build(
         result_bytes=config.limits.result,
         no_capable_seconds=config.queue.wait,
         retention_seconds=config.store.retention,
+        audit_seconds=config.access.audit_retention,
     )
     app = web.Application(middlewares=[answer_problems])
     app[CONFIG] = config

@@ -25,6 +25,7 @@ _IN_PATH = {
     "id": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
     "taskId": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
     "nodeId": {"type": "string", "format": "uuid"},
+    "accountId": {"type": "string", "pattern": "^[0-9a-z]{1,24}$"},
 }
 
 
@@ -62,6 +63,8 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
         "summary": first.rstrip("."),
         "tags": [route.path.removeprefix("/v1").split("/")[1]],
     }
+    if route.scopes:
+        rest = " ".join([rest, f"Needs the scope {' or '.join(route.scopes)}."]).strip()
     if rest:
         operation["description"] = rest
     if route.access in _SCHEME:

@@ -22,6 +22,7 @@ from dispatcher.endings import without_answer
 from dispatcher.events import Events
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Match, Matching
+from dispatcher.store.access import AuditLine
 from dispatcher.store.base import Claim, NewTask, State, Store, StoreUnavailable, Task
 
 log = structlog.get_logger()
@@ -56,12 +57,14 @@ class Limits(Struct, frozen=True):
         result_bytes: Bytes that an answer may have.
         no_capable_seconds: How long a task waits while no connected node could ever run it.
         retention_seconds: How long a finished task is kept.
+        audit_seconds: How long the record of a change is kept.
     """
 
     queue_length: int = 100_000
     result_bytes: int = 32 * 1024 * 1024
     no_capable_seconds: float = 300
     retention_seconds: float = 7 * 86_400
+    audit_seconds: float = 365 * 86_400
 
 
 class Outlet(Protocol):
@@ -133,14 +136,17 @@ class Queue:
         if self.waiting >= self._limits.queue_length:
             raise QueueFull(retry_after=5)
 
-    async def cancel(self, account: str, task_id: str) -> tuple[Task, bool] | None:
+    async def cancel(self, account: str, task_id: str, audit: AuditLine | None = None) -> tuple[Task, bool] | None:
         """End a task for its owner and call it back from its node.
+
+        Args:
+            audit: Who asks for it; kept if this call ends the task.
 
         Returns:
             The task as it stood before and whether this call ended it; None where there is no such task.
         """
         ended = without_answer("CANCELLED", "cancelled by its owner", self._now_ms(), self._events.log(task_id))
-        found = await self._store.cancel(account, task_id, ended)
+        found = await self._store.cancel(account, task_id, ended, audit)
         if found is None:
             return None
         task, cancelled = found

@@ -152,7 +152,7 @@ class Sweeper:
         await self._attempts.take_up()
 
     async def retention(self) -> None:
-        """Remove the tasks that ended longer ago than they are kept.
+        """Remove the tasks that ended longer ago than they are kept, and the record of changes as old as that.
 
         Where the wall clock leaps ahead, what has just ended looks old: nothing is removed then before its
         time has passed by the monotonic clock, too.
@@ -173,3 +173,6 @@ class Sweeper:
             removed += batch
         if removed:
             log.info("old tasks removed", tasks=removed)
+        before_ms = int((self._wall() - self._limits.audit_seconds) * 1000)
+        while await self._store.remove_audit(before_ms, REMOVE_BATCH) > 0:
+            pass

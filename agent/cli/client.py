@@ -106,9 +106,10 @@ class Client:
         return answer
 
     async def pages(self, kind: str, query: Mapping[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
-        """Give a list page by page, as far as it is read: of functions, tasks or nodes."""
+        """Give a list page by page, as far as it is read: of functions, tasks, nodes and so on, or the audit."""
+        segments = (kind,) if kind == "audit" else (kind, "list")
         while True:
-            page, following = await self._call("GET", (kind, "list"), None, query)
+            page, following = await self._call("GET", segments, None, query)
             yield page
             if following is None:
                 return

@@ -36,6 +36,9 @@ COMMANDS = {
     "function": Entry("agent.cli.function", "Create, list, show, change and delete functions."),
     "invoke": Entry("agent.cli.invoke", "Call a function and print its answer."),
     "task": Entry("agent.cli.task", "List and show tasks, their results and logs; cancel them."),
+    "token": Entry("agent.cli.token", "Create, list and revoke tokens."),
+    "account": Entry("agent.cli.account", "Create and list accounts."),
+    "audit": Entry("agent.cli.audit", "Show who changed what."),
 }
 """In the order of ``--help``. A module holds its command under the command's own name."""
 

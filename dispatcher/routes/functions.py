@@ -10,14 +10,15 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agent.protocol import Mode, Network, Revision
+from dispatcher import audit
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.routes.answers import epoch_seconds, json, plain
-from dispatcher.routes.keys import CORE, IDS, now_ms
+from dispatcher.routes.keys import CORE, IDS, PRINCIPAL, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
 from dispatcher.routes.tasks import Created
-from dispatcher.store.access import NameTaken
+from dispatcher.store.access import NameTaken, Scope
 from dispatcher.store.base import Function
 
 LEAST_MEMORY = 6
@@ -115,7 +116,10 @@ class FunctionCapabilities(Struct, frozen=True, rename="camel"):
 
 
 class FunctionView(Struct, frozen=True, rename="camel"):
-    """A function with its newest revision."""
+    """A function with its newest revision.
+
+    Values of `env` are null for a token that has not the scope `functions`: it can call the function, no more.
+    """
 
     id: str
     name: str
@@ -124,7 +128,7 @@ class FunctionView(Struct, frozen=True, rename="camel"):
     type: str
     image: str
     mode: Mode
-    env: dict[str, str]
+    env: dict[str, str | None]
     network: Network
     reuse: bool
     retries: int
@@ -162,10 +166,12 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         now_ms(request.app),
         revision,
     )
+    line = audit.line(request, "function.create", function_id, asked.name)
     try:
-        await request.app[CORE].store.add_function(function)
+        await request.app[CORE].store.add_function(function, line)
     except NameTaken:
         raise _name_taken(asked.name) from None
+    audit.committed(line)
     return json(Created(function_id), 201, f"/v1/function/{function_id}")
 
 
@@ -180,12 +186,13 @@ async def list_functions(request: web.Request, account: str) -> web.StreamRespon
         rows = [] if named is None else [named]
     else:
         rows = await store.functions(account, limit + 1, cursor)
-    return page(request, rows, view, lambda row: row.id)
+    with_env = _may_see_env(request)
+    return page(request, rows, lambda row: view(row, with_env=with_env), lambda row: row.id)
 
 
 async def show_function(request: web.Request, account: str) -> web.StreamResponse:
     """Show a function."""
-    return json(view(await function_of(request, account)))
+    return json(view(await function_of(request, account), with_env=_may_see_env(request)))
 
 
 async def change_function(request: web.Request, account: str) -> web.StreamResponse:
@@ -200,14 +207,20 @@ async def set_capabilities(request: web.Request, account: str) -> web.StreamResp
 
 async def remove_function(request: web.Request, account: str) -> web.StreamResponse:
     """Remove a function. Its tasks stay, and those under way go on."""
-    function_id = request.match_info["id"]
-    if not is_object_id(function_id) or not await request.app[CORE].store.remove_function(account, function_id):
+    function = await function_of(request, account)
+    line = audit.line(request, "function.remove", function.id, function.name)
+    if not await request.app[CORE].store.remove_function(account, function.id, line):
         raise not_found("function")
+    audit.committed(line)
     return web.Response(status=204)
 
 
-def view(function: Function) -> FunctionView:
-    """Show a function as answers do."""
+def view(function: Function, *, with_env: bool = True) -> FunctionView:
+    """Show a function as answers do.
+
+    Args:
+        with_env: Show the values of the environment, too.
+    """
     revision = function.revision
     return FunctionView(
         id=function.id,
@@ -217,7 +230,7 @@ def view(function: Function) -> FunctionView:
         type=function.type,
         image=revision.image,
         mode=revision.mode,
-        env=revision.env,
+        env={name: value if with_env else None for name, value in revision.env.items()},
         network=revision.network,
         reuse=revision.reuse,
         retries=revision.retries,
@@ -246,9 +259,11 @@ async def _change(
         if after == before:
             return web.Response(status=204)
         revision = msgspec.structs.replace(after.revision, number=before.revision.number + 1)
+        line = audit.line(request, "function.change", before.id, f"{before.name}: {_fields_changed(before, after)}")
         after = msgspec.structs.replace(after, revision=revision)
         try:
-            if await request.app[CORE].store.change_function(after, before.revision.number):
+            if await request.app[CORE].store.change_function(after, before.revision.number, line):
+                audit.committed(line)
                 return web.Response(status=204)
         except NameTaken:
             raise _name_taken(after.name) from None
@@ -261,6 +276,18 @@ def _changed(function: Function, change: FunctionChange | CapabilitiesChange) ->
     }
     own = {name: given.pop(name) for name in ("name", "type", "description", "lang") if name in given}
     return msgspec.structs.replace(function, **own, revision=msgspec.structs.replace(function.revision, **given))
+
+
+def _may_see_env(request: web.Request) -> bool:
+    return Scope.FUNCTIONS in request[PRINCIPAL].token.scopes
+
+
+def _fields_changed(before: Function, after: Function) -> str:
+    """Name what is different, and not what it is: an environment may hold secrets."""
+    one, other = msgspec.to_builtins(view(before)), msgspec.to_builtins(view(after))
+    one |= one.pop("capabilities")
+    other |= other.pop("capabilities")
+    return ", ".join(name for name in one if one[name] != other[name])
 
 
 def _check(revision: Revision) -> None:

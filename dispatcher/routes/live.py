@@ -7,12 +7,11 @@ import asyncio
 from aiohttp import web
 from msgspec import Struct
 
-from dispatcher import auth
 from dispatcher.feed import Watcher
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
 from dispatcher.routes.events import where_it_stands
-from dispatcher.routes.keys import CORE, PRINCIPAL, STOPPING, now_ms
+from dispatcher.routes.keys import CORE, PRINCIPAL, STOPPING
 from dispatcher.routes.nodes import live
 from dispatcher.routes.overview import summary, task_row
 from dispatcher.routes.reading import parameter
@@ -116,13 +115,12 @@ async def _tell_task(request: web.Request, stream: EventStream, account: str, ta
 
 
 async def _keep_alive(request: web.Request, stream: EventStream) -> None:
-    """Keep the stream open for as long as whoever opened it may come in."""
+    """Keep the stream open until the dispatcher stops; a ping also finds out whether the watcher may still watch."""
     stopping = request.app[STOPPING]
     while not stopping.is_set():
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await stopping.wait()
         except TimeoutError:
-            await auth.principal_of(request, request.app[CORE].store, now_ms(request.app))
             await stream.ping()
     raise _Over

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from agent.protocol import SUBPROTOCOL, Capabilities, Credit, Load
-from dispatcher import auth
+from dispatcher import audit, auth
 from dispatcher.ids import is_node_id
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
@@ -128,7 +128,9 @@ async def make_join_token(request: web.Request, account: str) -> web.StreamRespo
     asked = await document(request, JoinTokenRequest, default=JoinTokenRequest())
     token, now = auth.new_token(), now_ms(request.app)
     expires_ms = now + asked.expires_in * 1000
-    await request.app[CORE].store.add_join_token(auth.token_hash(token), account, now, expires_ms)
+    line = audit.line(request, "join-token.create", account, f"good for {asked.expires_in} s")
+    await request.app[CORE].store.add_join_token(auth.token_hash(token), account, now, expires_ms, line)
+    audit.committed(line)
     return json(JoinToken(token, epoch_seconds(expires_ms)), 201)
 
 
@@ -139,14 +141,16 @@ async def join_node(request: web.Request, account: str) -> web.StreamResponse:
         raise invalid("nodeId", "nodeId: expected a UUID in lower case")
     asked = await document(request, NewNode, default=NewNode())
     credential, core = auth.new_token(), request.app[CORE]
+    line = audit.by_join_token(request, account, node_id, asked.description)
     try:
         await core.store.join_node(
-            node_id, account, asked.description, auth.token_hash(credential), now_ms(request.app)
+            node_id, account, asked.description, auth.token_hash(credential), now_ms(request.app), audit=line
         )
     except NodeTaken:
         raise Problem("CONFLICT", "this node id belongs to another account") from None
     except NodeDisabled:
         raise Problem("FORBIDDEN", "this node was removed; its owner can restore it") from None
+    audit.committed(line)
     core.feed.nodes(account)
     # Whoever speaks with the earlier credential does so no longer.
     core.sessions.close(node_id, "the node has joined again")
@@ -303,6 +307,8 @@ def _last_known(node: Node) -> Capabilities:
 
 
 async def _set_disabled(request: web.Request, account: str, *, disabled: bool) -> None:
-    node_id = request.match_info["nodeId"]
-    if not is_node_id(node_id) or not await request.app[CORE].store.set_node_disabled(account, node_id, disabled):
+    node_id, store = request.match_info["nodeId"], request.app[CORE].store
+    line = audit.line(request, "node.remove" if disabled else "node.restore", node_id)
+    if not is_node_id(node_id) or not await store.set_node_disabled(account, node_id, disabled, line):
         raise not_found("node")
+    audit.committed(line)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
+from dispatcher import auth
+from dispatcher.routes.keys import CORE, now_ms
 from dispatcher.server import cut_off
+from dispatcher.store.base import StoreUnavailable
 
 PING_SECONDS = 15.0
 WRITE_SECONDS = 10.0
 """A watcher that does not take what it is sent within so long is dropped."""
+
+CHECK_SECONDS = 5.0
+"""So long after its token was revoked, a watcher is told no more."""
 
 RETRY_MS = 1000
 """Watchers whose connection breaks come back after so long."""
@@ -25,6 +32,8 @@ class EventStream:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._one_at_a_time = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._checked = self._clock()
         self.response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
@@ -45,6 +54,7 @@ class EventStream:
 
         Raises:
             ConnectionResetError: The watcher is gone, or has stopped reading.
+            Problem: Its token is good no longer.
         """
         name = b"" if number is None else b"id: %d\n" % number
         await self._write(b"%sevent: %s\ndata: %s\n\n" % (name, kind.encode(), _encoder.encode(content)))
@@ -55,12 +65,22 @@ class EventStream:
 
     async def _write(self, content: bytes) -> None:
         async with self._one_at_a_time:
+            await self._check_watcher()
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
                     await self.response.write(content)
             except TimeoutError:
                 cut_off(self._request.transport)
                 raise ConnectionResetError("the watcher stopped reading") from None
+
+    async def _check_watcher(self) -> None:
+        if self._clock() - self._checked < CHECK_SECONDS:
+            return
+        app = self._request.app
+        # Where the store does not answer, nothing is revoked either.
+        with suppress(StoreUnavailable):
+            await auth.principal_of(self._request, app[CORE].store, now_ms(app))
+            self._checked = self._clock()
 
 
 def last_seen(request: web.Request) -> int | None:

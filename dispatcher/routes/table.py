@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER
-from dispatcher.routes import bodies, browsers, events, functions, health, live, nodes, overview, results, tasks
+from dispatcher.routes import access, bodies, browsers, events, functions, health, live, nodes, overview, results, tasks
 from dispatcher.store.access import Scope
 
 
@@ -84,6 +84,7 @@ SIZE = Parameter(SIZE_HEADER, "Bytes of the whole result.")
 SHA256 = Parameter(SHA256_HEADER, "SHA-256 of the whole result, in hex.")
 FUNCTION = Parameter("functionId", "Only tasks of this function.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
 NAME = Parameter("name", "Only the function of this name.")
+OF_ACCOUNT = Parameter("account", "Only what belongs to this account.")
 STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.FILTERS)})
 NODE_STATE = Parameter("state", "Only nodes in this state.", {"enum": list(nodes.NODE_STATES)})
 SEARCH = Parameter("search", "Only nodes with this in their id or description.")
@@ -165,6 +166,23 @@ TABLE = (
     Route("PUT", "/v1/node/{nodeId}/task/{taskId}/result", bodies.put_result, NODE,
           headers=(LEASE, OFFSET, SIZE, SHA256), asks=BYTES, gives={204: None},
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD, "WRONG_OFFSET", "CORRUPT")),
+
+    Route("GET", "/v1/token/list", access.list_tokens, ACCOUNT, scopes=ADMIN,
+          query=(*PAGE, OF_ACCOUNT), gives={200: list[access.TokenView]}, problems=("NOT_FOUND",)),
+    Route("POST", "/v1/token", access.create_token, ACCOUNT, scopes=ADMIN,
+          asks=access.NewToken, gives={201: access.CreatedToken}, problems=("NOT_FOUND", *UPLOAD)),
+    Route("GET", "/v1/token/{id}", access.show_token, ACCOUNT, scopes=ADMIN,
+          gives={200: access.TokenView}, problems=("NOT_FOUND",)),
+    Route("DELETE", "/v1/token/{id}", access.revoke_token, ACCOUNT, scopes=ADMIN,
+          gives={204: None}, problems=("NOT_FOUND", "CONFLICT")),
+    Route("GET", "/v1/account/list", access.list_accounts, ACCOUNT, scopes=ADMIN,
+          query=PAGE, gives={200: list[access.AccountView]}, problems=("NOT_FOUND",)),
+    Route("POST", "/v1/account", access.create_account, ACCOUNT, scopes=ADMIN,
+          asks=access.NewAccount, gives={201: tasks.Created}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+    Route("GET", "/v1/account/{accountId}", access.show_account, ACCOUNT, scopes=ADMIN,
+          gives={200: access.AccountView}, problems=("NOT_FOUND",)),
+    Route("GET", "/v1/audit", access.list_audit, ACCOUNT, scopes=ADMIN,
+          query=(*PAGE, OF_ACCOUNT), gives={200: list[access.AuditView]}, problems=("NOT_FOUND",)),
 
     Route("POST", "/v1/session", browsers.log_in, OPEN,
           asks=browsers.LogIn, gives={204: None},

@@ -8,7 +8,7 @@ import re
 from aiohttp import hdrs, web
 from msgspec import Struct
 
-from dispatcher import headers
+from dispatcher import audit, headers
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.queue import QueueFull
@@ -182,12 +182,14 @@ async def show_task(request: web.Request, account: str) -> web.StreamResponse:
 async def cancel_task(request: web.Request, account: str) -> web.StreamResponse:
     """Cancel a task that is not finished. It ends as `CANCELLED`, and its node stops the work."""
     task_id = request.match_info["id"]
-    found = await request.app[CORE].queue.cancel(account, task_id) if is_object_id(task_id) else None
+    line = audit.line(request, "task.cancel", task_id)
+    found = await request.app[CORE].queue.cancel(account, task_id, line) if is_object_id(task_id) else None
     if found is None:
         raise not_found("task")
     _, cancelled = found
     if not cancelled:
         raise Problem("CONFLICT", "the task has ended already")
+    audit.committed(line)
     return web.Response(status=204)
 
 

@@ -10,13 +10,13 @@ from agent.protocol import LEASE_SECONDS, Lease, Revision
 from dispatcher.core import Core
 from dispatcher.endings import without_answer
 from dispatcher.queue import Limits
-from dispatcher.store.access import Account
+from dispatcher.store.access import Account, AuditLine
 from dispatcher.store.base import NewTask, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
 ACCOUNT = "account"
 REVISION = Revision("6404b3da46551827c611ffe5", 1, "image", cpu_count=64)
-LIMITS = Limits(no_capable_seconds=300, retention_seconds=1000)
+LIMITS = Limits(no_capable_seconds=300, retention_seconds=1000, audit_seconds=5000)
 DAY = 86_400.0
 
 
@@ -68,6 +68,16 @@ async def test_finished_tasks_are_kept_for_their_time(core: Core, clocks: Clocks
     clocks.pass_by(2)
     await core.sweeper.retention()
     assert await core.store.tasks(ACCOUNT, 10, None, None, None) == []
+
+
+async def test_the_record_of_changes_is_kept_for_its_time(core: Core, clocks: Clocks) -> None:
+    """A line goes when it is older than lines are kept, and not before."""
+    line = AuditLine("0" * 24, int(clocks.wall * 1000), ACCOUNT, ACCOUNT, None, "test", "account.create", "other")
+    await core.store.add_account(Account("other", "other"), line)
+    for seconds, kept in ((LIMITS.audit_seconds - 1, 1), (2, 0)):
+        clocks.pass_by(seconds)
+        await core.sweeper.retention()
+        assert len(await core.store.audit(None, 10, None)) == kept
 
 
 @pytest.mark.parametrize("leap", [30 * DAY, -30 * DAY])

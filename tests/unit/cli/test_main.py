@@ -39,7 +39,7 @@ def test_the_root_imports_nothing_heavy() -> None:
     assert not imported_by("import agent.cli.main") & HEAVY
 
 
-@pytest.mark.parametrize("name", ["function", "task", "node", "invoke", "login"])
+@pytest.mark.parametrize("name", ["function", "task", "node", "invoke", "login", "token", "audit"])
 def test_help_of_client_commands_needs_no_http(name: str) -> None:
     """The HTTP library is imported when a client command runs, not for its help or a usage error."""
     code = f"from agent.cli.main import fernd\nfernd([{name!r}, '--help'], standalone_mode=False)"
