@@ -99,6 +99,7 @@ class Revision(Struct, frozen=True):
         number: 1 for the first; a change of the function makes the next.
         image: Image reference, by tag or by digest.
         env: Environment of the container.
+        concurrency: Requests that a warm container of an http function takes at a time.
         ready_path: Path that answers 2xx when the function is ready; empty: the port accepts.
         retries: Further attempts after an attempt was lost. 0: never run twice.
         timeout: Seconds from the request to the end of the answer.
@@ -116,6 +117,7 @@ class Revision(Struct, frozen=True):
     env: dict[str, str] = {}
     network: Network = "none"
     reuse: bool = True
+    concurrency: int = 1
     ready_path: str = ""
     retries: int = 2
     timeout: int = 10
@@ -140,12 +142,17 @@ class Revision(Struct, frozen=True):
         """MiB that a container of this revision gets: 256 where nothing was asked for."""
         return self.mem_size or 256
 
+    @property
+    def sharing(self) -> int:
+        """Tasks that share a container: 1 where each one has a container to itself."""
+        return self.concurrency if self.mode == "http" and self.reuse else 1
+
     def share_of(self, capabilities: Capabilities) -> tuple[float, int]:
         """Say how much of a node's CPU and memory (MiB) a task of this revision takes up.
 
         Where nothing was asked for, a node smaller than the default gives what it has.
         """
-        return share(self.cpu_count, self.mem_size, capabilities)
+        return share(self.cpu_count, self.mem_size, capabilities, self.sharing)
 
 
 class Capabilities(Struct, frozen=True):
@@ -168,9 +175,10 @@ class Capabilities(Struct, frozen=True):
     arch: Text = ""
 
 
-def share(cpu_count: float, mem_size: int, capabilities: Capabilities) -> tuple[float, int]:
+def share(cpu_count: float, mem_size: int, capabilities: Capabilities, sharing: int = 1) -> tuple[float, int]:
     """Say how much CPU and memory (MiB) a requirement takes up on a node; see `Revision.share_of`."""
-    return cpu_count or min(1.0, capabilities.cpu_count), mem_size or min(256, capabilities.mem_size)
+    cpu, memory = cpu_count or min(1.0, capabilities.cpu_count), mem_size or min(256, capabilities.mem_size)
+    return cpu / sharing, -(-memory // sharing)
 
 
 class Credit(Struct, frozen=True):

@@ -44,6 +44,7 @@ class _Need(Struct, frozen=True):
     network_latency: float
     privileged: bool
     internet: bool
+    sharing: int
 
 
 class _Node(Struct):
@@ -411,6 +412,7 @@ def _need_of(revision: Revision) -> _Need:
         revision.network_latency,
         revision.privileged,
         revision.network == "internet",
+        revision.sharing,
     )
 
 
@@ -444,6 +446,6 @@ def _can_take(node: _Node, need: _Need) -> bool:
     if not node.available or not _may(node.capabilities, need):
         return False
     cpu, memory, slots = node.free()
-    share_cpu, share_memory = share(need.cpu_count, need.mem_size, node.capabilities)
+    share_cpu, share_memory = share(need.cpu_count, need.mem_size, node.capabilities, need.sharing)
     # A hair of tolerance: sums of fractions of a CPU are not exact.
     return slots > 0 and cpu + 1e-6 >= share_cpu and memory >= share_memory

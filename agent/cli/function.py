@@ -31,6 +31,11 @@ SETTINGS = (
     click.option("--network", type=click.Choice(("none", "internet")), help="What the function can reach."),
     click.option("--reuse/--no-reuse", default=None, help="Whether a warm container takes the next task."),
     click.option(
+        "--concurrency",
+        type=click.IntRange(1, 1000),
+        help="Requests that a warm container takes at a time; 1 unless the function can serve more.",
+    ),
+    click.option(
         "--retries", type=click.IntRange(min=0), help="Further attempts after a node was lost; 0: never twice."
     ),
     click.option("--ready-path", "readyPath", metavar="PATH", help="Answers 2xx when the function is ready."),

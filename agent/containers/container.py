@@ -62,6 +62,9 @@ class Container:
             without what a job wrote, or may have kept a part of a job's input to itself.
         disturbed: It ended while the engine was away, which may be what ended it.
         fed: A job has its whole input, even if the engine ends.
+        borrowers: Tasks that it is lent to.
+        ready: It has taken a request.
+        leaving: It is lent to nobody any more, and removed when the last of its tasks is over.
         signals: How many signals we sent it.
         idle_since: Monotonic time at which it became idle.
     """
@@ -80,6 +83,9 @@ class Container:
         self.lost = False
         self.disturbed = False
         self.fed = False
+        self.borrowers = 0
+        self.ready = False
+        self.leaving = False
         self.signals = 0
         self.idle_since = 0.0
         self.door: Door | None = None
@@ -87,7 +93,7 @@ class Container:
         self.attachment: Attachment | None = None
         self._engine = engine
         self._monotonic = monotonic
-        self._sink: Sink | None = None
+        self._sinks: tuple[Sink, ...] = ()
         self._start_over: StartOver | None = None
         self._listener: asyncio.Task[None] | None = None
         self._wrote_at: float | None = None
@@ -101,13 +107,24 @@ class Container:
         """Read what a job has written so far and writes from now on, and notice the end."""
         self._listen_to(None, when_ended)
 
-    def send_output(self, sink: Sink | None, start_over: StartOver | None = None) -> None:
-        """Say where output goes from now on; None: nowhere.
+    def send_output(self, sink: Sink, start_over: StartOver | None = None) -> None:
+        """Let output go there too from now on: of tasks that share a container, each gets all of it.
 
         Args:
             start_over: Awaited before all output of a job comes from its beginning again.
         """
-        self._sink, self._start_over = sink, start_over
+        if sink not in self._sinks:
+            self._sinks += (sink,)
+        self._start_over = start_over
+
+    def stop_output(self, sink: Sink | None = None) -> None:
+        """Let output go there no more; None: nowhere at all."""
+        self._sinks = tuple(other for other in self._sinks if sink is not None and other is not sink)
+
+    def has_room(self, concurrency: int) -> bool:
+        """Say whether it can be lent to one task more while it works for others."""
+        sound = not (self.leaving or self.signals or self.ended.is_set())
+        return sound and self.ready and self.state is State.BUSY and self.borrowers < concurrency
 
     def expect_output(self) -> None:
         """Wait for output after each call: what the function wrote in an earlier run of the agent is not known."""
@@ -187,8 +204,8 @@ class Container:
             while output := await source.read():
                 self._wrote_at = self._monotonic()
                 for stream, payload in output:
-                    if self._sink is not None:
-                        await self._sink(stream, payload)
+                    for sink in self._sinks:
+                        await sink(stream, payload)
         except (OSError, EngineUnavailable) as error:
             log.debug("stream broke", container=self.name, reason=str(error))
         except OutputLost as error:

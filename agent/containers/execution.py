@@ -158,8 +158,8 @@ class Execution:
         return min(float(self.revision.grace), self.host.config.stop_grace_max)
 
     async def signal_end(self) -> bool:
-        """Tell the function to end; False where it has no container yet."""
-        if self.container is None:
+        """Tell the function to end; False where it has no container yet, or shares it with tasks that go on."""
+        if self.container is None or self.container.borrowers > 1:
             return False
         if not self.container.ended.is_set():
             try:
@@ -173,8 +173,7 @@ class Execution:
 
         What it writes meanwhile is in its log; an answer would be too late.
         """
-        await self.signal_end()
-        if self.container is not None:
+        if await self.signal_end() and self.container is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.grace):
                     await self.container.ended.wait()

@@ -1,6 +1,7 @@
 """The containers of this node: started within a memory budget, kept warm, removed.
 
-A container of a function's revision is used again for the next task of that revision, one at a time.
+A container of a function's revision is used again for the next task of that revision, and works for one
+at a time, or for as many as the function says.
 An idle one is paused after a while, so that it costs no CPU, and removed after a longer while, or when
 its memory is needed, or when there are too many; the one longest idle goes first.
 """
@@ -96,12 +97,18 @@ class Pool:
         """List the revisions that have an idle container."""
         return sorted({container.spec.revision for container in self._idle.values()})
 
-    async def take(self, revision: str) -> Container | None:
-        """Lend the idle container of a revision that was used last; None where there is none.
+    async def take(self, revision: str, concurrency: int = 1) -> Container | None:
+        """Lend a container of a revision that has room, or the idle one that was used last; None: there is none.
+
+        Args:
+            concurrency: Tasks that a container works for at a time.
 
         Raises:
             EngineUnavailable: It is paused and the engine does not answer.
         """
+        if concurrency > 1 and (shared := self._with_room(revision, concurrency)) is not None:
+            shared.borrowers += 1
+            return shared
         while (container := self._pop_idle(revision)) is not None:
             try:
                 self._marks.unmark(container.name)
@@ -124,6 +131,7 @@ class Pool:
                 self.discard(container)
                 continue
             container.state = State.BUSY
+            container.borrowers = 1
             return container
         return None
 
@@ -141,6 +149,7 @@ class Pool:
         container = Container(self._engine, f"fernd-{spec.revision}-{secrets.token_hex(4)}", spec, self._monotonic)
         await self._make_room(spec.memory)
         self._all[container.name] = container
+        container.borrowers = 1
         container.send_output(sink)
         # Never cut short: a create call that nobody waits for would leave a container behind. The removal
         # waits for the lock, and so for the end of the start.
@@ -195,10 +204,18 @@ class Pool:
         container.listen_to_log(self._when_ended)
         return container
 
+    def retire(self, container: Container) -> None:
+        """Take a container back that is not to be used again: it is removed when its other tasks are over."""
+        container.leaving = True
+        self.give_back(container)
+
     def give_back(self, container: Container) -> None:
-        """Take a container back after its task, to keep it warm for the next one."""
-        container.send_output(None)
-        stopped = container.signals > 0  # it was told to end, and may be about to
+        """Take a container back after a task; when it has no other, it is kept warm for the next one."""
+        container.borrowers -= 1
+        if container.borrowers > 0:
+            return
+        container.stop_output()
+        stopped = container.leaving or container.signals > 0  # it was told to end, and may be about to
         if container.state is not State.BUSY or container.ended.is_set() or stopped or self._warm_limit == 0:
             self.discard(container)
             return
@@ -224,7 +241,7 @@ class Pool:
         self._unmark(container)
         if container.name in self._removals or container.name not in self._all:
             return
-        container.send_output(None)
+        container.stop_output()
         removal = asyncio.create_task(self._remove(container), name=f"remove {container.name}")
         self._removals[container.name] = removal
 
@@ -266,6 +283,7 @@ class Pool:
         """Make a container that the engine has known, and count its memory."""
         container = Container(self._engine, found.name, spec_of(found), self._monotonic)
         container.state = State.BUSY
+        container.borrowers = 1
         self._all[container.name] = container
         return container
 
@@ -274,6 +292,12 @@ class Pool:
             self._marks.unmark(container.name)
         except OSError as error:
             log.warning("container stays marked", container=container.name, reason=str(error))
+
+    def _with_room(self, revision: str, concurrency: int) -> Container | None:
+        for container in self._all.values():
+            if container.spec.revision == revision and container.has_room(concurrency):
+                return container
+        return None
 
     def _pop_idle(self, revision: str) -> Container | None:
         for container in reversed(self._idle.values()):

@@ -30,24 +30,26 @@ _READY_PATH_SECONDS = 2.0
 
 async def serve(execution: Execution) -> Ran:
     """Run an attempt in a warm container where there is one, else in a new one."""
+    sink = _sink(execution)
     if execution.revision.reuse:
-        warm = await execution.host.pool.take(execution.revision.key)
+        warm = await execution.host.pool.take(execution.revision.key, execution.revision.sharing)
         if warm is not None:
             try:
-                return await _serve_in(execution, warm)
+                return await _serve_in(execution, warm, sink)
             except NotSent:
                 # It died while it was idle. The request never left us, so it may be sent elsewhere.
                 execution.container = None
     image = await execution.image()
     begun = execution.monotonic()
-    container = await execution.start_container(image, server_environment(), _sink(execution))
-    return await _serve_in(execution, container, begun)
+    container = await execution.start_container(image, server_environment(), sink)
+    return await _serve_in(execution, container, sink, begun)
 
 
-async def _serve_in(execution: Execution, container: Container, start_begun: float | None = None) -> Ran:
+async def _serve_in(execution: Execution, container: Container, sink: Sink, start_begun: float | None = None) -> Ran:
     """Send the request to a container that is lent to us, and see to it that it is kept or removed.
 
     Args:
+        sink: Where its output goes meanwhile.
         start_begun: When the container's start began; None for a warm one.
 
     Raises:
@@ -55,7 +57,7 @@ async def _serve_in(execution: Execution, container: Container, start_begun: flo
     """
     pool = execution.host.pool
     execution.container = container
-    container.send_output(_sink(execution))
+    container.send_output(sink)
     keep = False
     try:
         if start_begun is not None:
@@ -63,6 +65,7 @@ async def _serve_in(execution: Execution, container: Container, start_begun: flo
             if not_ready is not None:
                 return not_ready
             pool.cold_starts.note(execution.revision.key, execution.monotonic() - start_begun)
+        container.ready = True
         execution.enter("running")
         begun = execution.monotonic()
         answer = await _answer_or_ending(execution, container)
@@ -73,10 +76,11 @@ async def _serve_in(execution: Execution, container: Container, start_begun: flo
         keep = execution.revision.reuse
         return await execution.answered(answer.status, answer.headers)
     finally:
+        container.stop_output(sink)
         if keep:
             pool.give_back(container)
         else:
-            pool.discard(container)
+            pool.retire(container)
 
 
 async def _until_ready(execution: Execution, container: Container) -> Ran | None:
@@ -159,7 +163,8 @@ async def _request(execution: Execution, container: Container) -> Answer:
         post(container.door, execution.offer.query, _headers(execution), execution.input, execution.answer)
     )
     # Meanwhile, since the function has the request and we have time.
-    forget = asyncio.create_task(container.oom.forget()) if not execution.cold else None
+    alone = not execution.cold and container.borrowers == 1
+    forget = asyncio.create_task(container.oom.forget()) if alone else None
     ended = asyncio.create_task(container.ended.wait())
     try:
         await asyncio.wait({call, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -42,6 +42,9 @@ EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}(?!\n)$")
 EnvValue = Annotated[str, Meta(max_length=32 * 1024, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Meta(max_length=128)]
 Retries = Annotated[int, Meta(ge=0, le=10)]
+Concurrency = Annotated[
+    int, Meta(ge=1, le=1000, description="Requests that a warm container of an http function takes at a time")
+]
 ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
 Grace = Annotated[
     int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
@@ -73,6 +76,7 @@ class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     env: Env = {}
     network: Network = "none"
     reuse: bool = True
+    concurrency: Concurrency = 1
     retries: Retries = 2
     ready_path: ReadyPath = ""
     grace: Grace = 5
@@ -90,6 +94,7 @@ class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=
     env: Env | UnsetType = UNSET
     network: Network | UnsetType = UNSET
     reuse: bool | UnsetType = UNSET
+    concurrency: Concurrency | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     ready_path: ReadyPath | UnsetType = UNSET
     grace: Grace | UnsetType = UNSET
@@ -131,6 +136,7 @@ class FunctionView(Struct, frozen=True, rename="camel"):
     env: dict[str, str | None]
     network: Network
     reuse: bool
+    concurrency: int
     retries: int
     ready_path: str
     grace: int
@@ -151,6 +157,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         env=asked.env,
         network=asked.network,
         reuse=asked.reuse,
+        concurrency=asked.concurrency,
         ready_path=asked.ready_path,
         retries=asked.retries,
         grace=asked.grace,
@@ -233,6 +240,7 @@ def view(function: Function, *, with_env: bool = True) -> FunctionView:
         env={name: value if with_env else None for name, value in revision.env.items()},
         network=revision.network,
         reuse=revision.reuse,
+        concurrency=revision.concurrency,
         retries=revision.retries,
         ready_path=revision.ready_path,
         grace=revision.grace,

@@ -221,6 +221,7 @@ def test_up_again_on_the_same_directory(up: Up, fernd: Fernd) -> None:
 def test_functions(fernd: Fernd, image: str) -> None:
     """A function is created, shown by id and name, changed, listed and deleted."""
     options = ["--description", "some words", "--lang", "py", "--env", "A=1", "--env", "B=x=y", "--no-reuse"]
+    options += ["--concurrency", "4"]
     more = ["--retries", "1", "--grace", "2", "--ready-path", "/ready"]
     needs = ["--timeout", "30", "--cpu", "0.5", "--memory", "128"]
     function_id = fernd.json("function", "create", "one", "--image", image, *options, *more, *needs)["id"]
@@ -234,6 +235,7 @@ def test_functions(fernd: Fernd, image: str) -> None:
         "description": "some words",
         "env": {"A": "1", "B": "x=y"},
         "reuse": False,
+        "concurrency": 4,
         "retries": 1,
         "grace": 2,
         "readyPath": "/ready",

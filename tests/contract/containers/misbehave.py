@@ -134,6 +134,11 @@ def handle(connection: socket.socket) -> None:  # noqa: C901, PLR0912 - one line
             answer(connection, b"what?", "400 Bad Request")
 
 
+def handle_and_close(connection: socket.socket) -> None:
+    with connection:
+        handle(connection)
+
+
 def look() -> dict[str, object]:
     """Tell what the walls around us look like from within."""
     seen: dict[str, object] = {"uid": os.getuid(), "gid": os.getgid(), "env": dict(os.environ)}
@@ -162,11 +167,10 @@ def serve() -> None:
     listener.listen(16)
     while True:
         connection, _ = listener.accept()
-        with connection:
-            if os.environ.get("THREADS"):
-                threading.Thread(target=handle, args=(connection,)).start()
-            else:
-                handle(connection)
+        if os.environ.get("THREADS"):
+            threading.Thread(target=handle_and_close, args=(connection,)).start()
+        else:
+            handle_and_close(connection)
 
 
 def start_server() -> None:

@@ -87,6 +87,33 @@ async def test_lends_the_one_used_last(bench: Bench) -> None:
     assert await bench.pool.take("g.1") is None
 
 
+async def test_lends_a_ready_container_to_several(bench: Bench) -> None:
+    """Where the function says so, a container works for several tasks; never beyond, never before it was ready."""
+    shared = await bench.start()
+    assert await bench.pool.take("f.1", 3) is None
+    shared.ready = True
+    assert await bench.pool.take("g.1", 3) is None
+    assert [await bench.pool.take("f.1", 3) for _ in range(3)] == [shared, shared, None]
+    bench.pool.give_back(shared)
+    assert bench.pool.warm() == []
+    assert await bench.pool.take("f.1", 3) is shared
+    for _ in range(3):
+        bench.pool.give_back(shared)
+    assert bench.pool.warm() == ["f.1"]
+
+
+async def test_removes_a_shared_container_after_its_last_task(bench: Bench) -> None:
+    """One that is not to be used again takes nothing new, and does not go while another task is in it."""
+    shared = await bench.start()
+    shared.ready = True
+    assert await bench.pool.take("f.1", 2) is shared
+    bench.pool.retire(shared)
+    assert await bench.present() == {shared.name}
+    assert await bench.pool.take("f.1", 2) is None
+    bench.pool.give_back(shared)
+    assert await bench.present() == set()
+
+
 async def test_the_longest_idle_gives_way(bench: Bench) -> None:
     """Where memory is needed the container that was idle longest goes first, and only as many as needed."""
     oldest, middle, newest = [await bench.idle(f"{name}.1", 30) for name in "abc"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.containers.output import LOG_BYTES
+from agent.protocol import Revision
 from tests.contract.containers.calls import Caller, Heard, eventually, revision, running_host
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
@@ -26,6 +27,24 @@ async def test_lines_of_one_name_in_several_spellings_all_arrive(call: Caller) -
     headers = [("X-Ok", "1"), ("x-ok", "2"), ("X-OK", "3")]
     seen = answer(await call(revision(), "do=echo", b"", headers))["headers"]
     assert [value for name, value in seen if name.lower() == "x-ok"] == ["1", "2", "3"]
+
+
+async def test_a_container_serves_several_requests_at_a_time(call: Caller) -> None:
+    """With concurrency, tasks share a warm container, and what happens to one of them leaves the others alone."""
+    shared = revision(concurrency=3, timeout=2, env={"THREADS": "1"})
+    first = await call(shared, "do=echo")
+    late = asyncio.create_task(call(shared, "do=sleep&value=5"))
+    await eventually(lambda: _borrowers(call, shared, 1))
+    others = await asyncio.gather(*(call(shared, "do=echo") for _ in range(2)))
+    assert {first.outcome.cold, *(ran.outcome.cold for ran in others)} == {True, False}
+    assert [ran.outcome.ending for ran in others] == ["answered", "answered"]
+    assert (await late).outcome.ending == "timeout"
+    assert await call.containers_of(shared) == []
+
+
+async def _borrowers(call: Caller, revision: Revision, count: int) -> bool:
+    held = [each for each in call.host.pool._all.values() if each.spec.revision == revision.key]
+    return [each.borrowers for each in held] == [count]
 
 
 async def test_the_request_arrives_as_it_was_sent(call: Caller) -> None:
