@@ -103,13 +103,14 @@ class Attempt:
     @property
     def status(self) -> AttemptStatus:
         """What people are told of it."""
-        progress, message = self.report.shown if self.report is not None else (None, "")
+        progress, pulled, message = self.report.shown if self.report is not None else (None, None, "")
         return AttemptStatus(
             self.lease.task,
             self.lease.attempt,
             self.offer.revision.function if self.offer is not None else "",
             self.life.state,
             progress,
+            pulled,
             message,
             round(self._workplace.monotonic() - self.since, 1),
         )

@@ -63,9 +63,9 @@ class ProgressReport:
         self.repeat()
 
     @property
-    def shown(self) -> tuple[int | None, str]:
-        """What the function said last: percent and message."""
-        return self._percent, self._message
+    def shown(self) -> tuple[int | None, tuple[int, int] | None, str]:
+        """What was said last: percent, bytes pulled of how many, message."""
+        return self._percent, self._pulled, self._message
 
     def percent(self, percent: int, message: str) -> None:
         """Say how far the function is; the percentage never falls."""

@@ -25,6 +25,7 @@ class AttemptStatus(Struct, frozen=True, rename="camel"):
         function: Id of the function; empty where it ended before the agent's present run.
         state: As in `agent.task_state.State`.
         progress: Percent that the function said last; None if it said nothing.
+        pulled: Bytes of the image that are here, and in all; None where none is pulled.
         seconds: Since the state was entered.
     """
 
@@ -33,6 +34,7 @@ class AttemptStatus(Struct, frozen=True, rename="camel"):
     function: str
     state: str
     progress: int | None
+    pulled: tuple[int, int] | None
     message: str
     seconds: float
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli import render
+from agent.cli import render, watching
 from agent.cli.connection import connected
 from agent.cli.errors import Refused
 from agent.cli.options import as_json_option, pairs
+from agent.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
@@ -96,16 +97,17 @@ def create(name: str, as_json: bool, **given: Any) -> None:
         click.echo(made["id"])
 
 
-@function.command("list", epilog="Example: fernd function list")
+@function.command("list", epilog="Example: fernd function list --json")
+@watch_option
 @as_json_option
-def list_(as_json: bool) -> None:
+def list_(watch: bool, as_json: bool) -> None:
     """List the functions of the account."""
-    functions = connected(lambda client: client.whole_list("function"))
-    if as_json:
-        render.document(functions)
-        return
-    headings = ("id", "name", "mode", "image", "description")
-    render.table(headings, [[found.get(heading) for heading in headings] for found in functions])
+
+    def text(functions: list[dict[str, Any]]) -> str:
+        headings = ("id", "name", "mode", "image", "description")
+        return render.table_text(headings, [[found.get(heading) for heading in headings] for found in functions])
+
+    watching.show(lambda: connected(lambda client: client.whole_list("function")), text, as_json=as_json, watch=watch)
 
 
 @function.command(epilog="Example: fernd function show hello")

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from agent.cli import render
+from agent.cli import render, status_view
 from agent.cli.agent_settings import config_option, data_dir_option, load_settings
 from agent.cli.errors import Failed, Unreachable
 from agent.cli.options import as_json_option
+from agent.cli.watching import show, watch_option
 
 WAIT_SECONDS = 0.5
 """Between two looks whether a drain is done."""
@@ -21,15 +22,13 @@ WAIT_SECONDS = 0.5
 @click.command(epilog="Example: fernd agent status --json")
 @config_option
 @data_dir_option
+@watch_option
 @as_json_option
 @click.pass_context
-def status(ctx: click.Context, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Show how the agent on this machine is. Works without a network."""
-    found = _ask(_data_dir(ctx, config, data_dir), "status")
-    if as_json:
-        render.document(found)
-    else:
-        _show(found)
+def status(ctx: click.Context, config: Path | None, data_dir: Path | None, watch: bool, as_json: bool) -> None:
+    """Show how the agent on this machine is: what it is, what runs, what is free. Works without a network."""
+    directory = _data_dir(ctx, config, data_dir)
+    show(lambda: _ask(directory, "status"), status_view.text, as_json=as_json, watch=watch)
 
 
 @click.command(epilog="Example: fernd agent drain --wait && systemctl stop fernd-agent")
@@ -90,37 +89,3 @@ def _ask(data_dir: Path, command: Any, *, dry_run: bool = False) -> Any:
         raise Unreachable(str(error)) from None
     except control_socket.CommandFailed as error:
         raise Failed(str(error)) from None
-
-
-def _show(found: dict[str, Any]) -> None:
-    permits, spool = found["permits"], found["spool"]
-    render.fields(
-        {
-            "node": found["node"],
-            "version": found["version"],
-            "phase": found["phase"],
-            "takes work": "yes" if found["available"] else f"no: {found['reason']}",
-            "dispatcher": f"{found['dispatcher']} ({'connected' if found['connected'] else 'not connected'})",
-            "last contact": _amount(found["lastContact"], "s ago"),
-            "round trip": _amount(found["roundTrip"], "ms"),
-            "clock offset": _amount(found["clockOffset"], "ms"),
-            "cpus": f"{permits['heldCpus']:g} held, {permits['freeCpus']:g} free",
-            "memory": f"{permits['heldMemory']} MiB held, {permits['freeMemory']} MiB free",
-            "slots": f"{permits['heldSlots']} held, {permits['freeSlots']} free",
-            "warm": found["warm"],
-            "journal": f"{spool['attempts']} attempts, {spool['finished']} of them finished, "
-            f"{_mib(spool['bytes'])} of {_mib(spool['maxBytes'])} MiB",
-        }
-    )
-    if found["tasks"]:
-        click.echo()
-        columns = ("task", "attempt", "function", "state", "progress", "message", "seconds")
-        render.table(columns, [[task[column] for column in columns] for task in found["tasks"]])
-
-
-def _amount(value: float | None, unit: str) -> str | None:
-    return f"{value:.1f} {unit}" if value is not None else None
-
-
-def _mib(size: int) -> str:
-    return f"{size / 1024 / 1024:.1f}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from agent.cli import render
+from agent.cli import render, watching
 from agent.cli.connection import connected
 from agent.cli.options import as_json_option
-
-if TYPE_CHECKING:
-    from agent.cli.client import Client
+from agent.cli.watching import watch_option
 
 
 @click.group(epilog="Example: fernd node list")
@@ -19,20 +17,17 @@ def node() -> None:
     """List, show, remove and restore nodes; make join tokens."""
 
 
-@node.command("list", epilog="Example: fernd node list --json")
+@node.command("list", epilog="Example: fernd node list --watch")
+@watch_option
 @as_json_option
-def list_(as_json: bool) -> None:
+def list_(watch: bool, as_json: bool) -> None:
     """List the nodes of the account."""
+    watching.show(lambda: connected(lambda client: client.whole_list("node")), _table, as_json=as_json, watch=watch)
 
-    async def work(client: Client) -> list[dict[str, Any]]:
-        return await client.whole_list("node")
 
-    nodes = connected(work)
-    if as_json:
-        render.document(nodes)
-        return
+def _table(nodes: list[dict[str, Any]]) -> str:
     headings = ("id", "description", "available", "reason", "cpus", "mib", "running", "last contact", "version")
-    render.table(
+    return render.table_text(
         headings,
         [
             (

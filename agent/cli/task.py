@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli import render
+from agent.cli import render, watching
 from agent.cli.connection import connected
-from agent.cli.errors import refusal
+from agent.cli.errors import Refused, refusal
 from agent.cli.options import as_json_option
+from agent.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
@@ -40,8 +42,9 @@ def task() -> None:
 @click.option("--all", "everything", is_flag=True, help="Follow all pages.")
 @click.option("--state", type=click.Choice(STATES), help="Only tasks in this state.")
 @click.option("--function", "function", metavar="FUNCTION", help="Only tasks of this function, by its id or name.")
+@watch_option
 @as_json_option
-def list_(limit: int, everything: bool, state: str | None, function: str | None, as_json: bool) -> None:
+def list_(*, limit: int, everything: bool, state: str | None, function: str | None, watch: bool, as_json: bool) -> None:
     """List tasks, newest first."""
 
     async def work(client: Client) -> list[dict[str, Any]]:
@@ -57,25 +60,36 @@ def list_(limit: int, everything: bool, state: str | None, function: str | None,
                 break
         return tasks
 
-    tasks = connected(work)
-    if as_json:
-        render.document(tasks)
-        return
-    rows = [[found["id"], render.moment(found["issued"]), found["progress"], found["status"]] for found in tasks]
-    render.table(("id", "issued", "progress", "status"), rows)
+    watching.show(lambda: connected(work), _table, as_json=as_json, watch=watch)
 
 
-@task.command(epilog="Example: fernd task show 6405942c9956fae80d7e0e91")
+def _table(tasks: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            found["id"],
+            render.moment(found["issued"]),
+            render.bar(found["progress"], f"{found['progress']}"),
+            found["status"],
+        )
+        for found in tasks
+    ]
+    return render.table_text(("id", "issued", "progress", "status"), rows)
+
+
+@task.command(epilog="Example: fernd task show 6405942c9956fae80d7e0e91 --watch")
 @task_id_argument
+@watch_option
 @as_json_option
-def show(task_id: str, as_json: bool) -> None:
+def show(task_id: str, watch: bool, as_json: bool) -> None:
     """Show where a task stands."""
-    found = connected(lambda client: client.call("GET", "task", task_id))
-    if as_json:
-        render.document(found)
-        return
-    times = {key: render.moment(found[key]) for key in ("issued", "assigned", "finished")}
-    render.fields(found | times)
+
+    def text(found: dict[str, Any]) -> str:
+        times = {key: render.moment(found[key]) for key in ("issued", "assigned", "finished")}
+        return render.fields_text(found | times)
+
+    watching.show(
+        lambda: connected(lambda client: client.call("GET", "task", task_id)), text, as_json=as_json, watch=watch
+    )
 
 
 @task.command(epilog="Example: fernd task result 6405942c9956fae80d7e0e91 > answer.json")
@@ -91,20 +105,55 @@ def result(task_id: str, as_json: bool) -> None:
     finish(connected(lambda client: fetch(client, task_id)), as_json)
 
 
-@task.command(epilog="Example: fernd task logs 6405942c9956fae80d7e0e91")
+@task.command(epilog="Example: fernd task logs --follow 6405942c9956fae80d7e0e91")
 @task_id_argument
+@click.option("-f", "--follow", is_flag=True, help="Print lines as the function writes them, until the task ends.")
 @as_json_option
-def logs(task_id: str, as_json: bool) -> None:
-    """Print what the function wrote to stdout and stderr, when the task has ended."""
+def logs(task_id: str, follow: bool, as_json: bool) -> None:
+    """Print what the function wrote to stdout and stderr, when the task has ended.
 
-    async def work(client: Client) -> bytes:
-        async with client.request("GET", "task", task_id, "logs") as response:
-            received = await response.read()
-            if response.status != 200:
-                raise refusal(response.status, received)
-            return received
+    With --follow, a task that is under way is followed: of what it wrote before, the last lines are shown, and of a
+    flood a part. The whole log, as far as it is kept, is there when the task has ended. With --follow and --json,
+    each line is one document that names its stream.
+    """
 
-    log = connected(work)
+    async def work(client: Client) -> None:
+        try:
+            _print_log(task_id, await _log(client, task_id), as_json=as_json)
+        except Refused as error:
+            if not (follow and error.code == "NOT_FINISHED"):
+                raise
+            await _follow(client, task_id, as_json=as_json)
+
+    connected(work)
+
+
+async def _log(client: Client, task_id: str) -> bytes:
+    async with client.request("GET", "task", task_id, "logs") as response:
+        received = await response.read()
+        if response.status != 200:
+            raise refusal(response.status, received)
+        return received
+
+
+async def _follow(client: Client, task_id: str, *, as_json: bool) -> None:
+    from agent.cli.follow import events_of  # noqa: PLC0415 - brings the HTTP library
+
+    seen = False
+    async for event in events_of(client, task_id):
+        if event.kind == "log":
+            seen = True
+            if as_json:
+                click.echo(json.dumps({"id": task_id, **event.content}))
+            else:
+                line = str(event.content.get("line", ""))
+                sys.stdout.write((render.plain(line or " ") if sys.stdout.isatty() else line) + "\n")
+            sys.stdout.flush()
+    if not seen:  # it ended before the first line was told
+        _print_log(task_id, await _log(client, task_id), as_json=as_json)
+
+
+def _print_log(task_id: str, log: bytes, *, as_json: bool) -> None:
     if as_json:
         render.document({"id": task_id, "log": log.decode("utf-8", "replace")})
     else:

@@ -7,6 +7,7 @@ goes to a file or a pipe, the commands print plain lines, and the same ones each
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ def is_terminal(stream: IO[Any]) -> bool:
 def is_coloured(stream: IO[Any]) -> bool:
     """Say whether a stream may be given colours; ``NO_COLOR`` forbids them."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def size() -> tuple[int, int]:
+    """Give the columns and lines of the window."""
+    found = shutil.get_terminal_size()
+    return found.columns, found.lines
 
 
 def console(stream: IO[str]) -> Console | None:

@@ -35,6 +35,35 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "ID  NAME\n1   a\n22  b\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "ab…"),
+        ("日本語", 6, "日本語"),
+        ("日本語", 5, "日本…"),
+        ("日本語", 4, "日…"),
+        ("e\u0301a", 2, "e\u0301a"),
+    ],
+)
+def test_cut(text: str, width: int, expected: str) -> None:
+    """A text is cut to columns, not characters."""
+    assert render.cut(text, width) == expected
+    assert render.columns_of(expected) <= width
+
+
+def test_wide_characters_stay_in_their_columns() -> None:
+    """What is right of a name in another script is still below its heading."""
+    assert render.table_text(("name", "n"), [("日本", 1), ("x", 2)]) == "NAME  N\n日本  1\nx     2"
+
+
+def test_bars_are_for_terminals() -> None:
+    """Where nobody looks a percentage is a number, or what is said in its place."""
+    assert render.bar(41.7) == "42 %"
+    assert render.bar(41.7, "1 of 3") == "1 of 3"
+    assert render.bar(None) == "-"
+
+
 def test_fields(capsys: pytest.CaptureFixture[str]) -> None:
     """A map inside a map becomes dotted keys."""
     render.fields({"id": "x", "capabilities": {"cpuCount": 2, "privileged": False}, "env": {}})
