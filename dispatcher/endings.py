@@ -1,27 +1,14 @@
 """How the ending of an attempt becomes the end of a task. Pure.
 
-The codes and statuses are those of contract section 2. A task that has an `error` has no body of its
+The codes and their statuses are those of `agent.codes`. A task that has an `error` has no body of its
 own: the API renders the problem document from the code and the sentence.
 """
 
 from __future__ import annotations
 
+from agent.codes import TASKS
 from agent.protocol import Ending, Log, Outcome, Progress
 from dispatcher.store.base import Ended, State, result_key
-
-STATUS = {
-    "TIMEOUT": 504,
-    "OOM_KILLED": 500,
-    "CRASHED": 502,
-    "NEVER_READY": 502,
-    "BAD_RESPONSE": 502,
-    "RESULT_TOO_LARGE": 502,
-    "IMAGE_UNAVAILABLE": 503,
-    "NODE_LOST": 503,
-    "NO_CAPABLE_NODE": 503,
-    "CANCELLED": 499,
-}
-"""HTTP status of each way that a task can end without an answer."""
 
 CODE: dict[Ending, str] = {
     "timeout": "TIMEOUT",
@@ -46,7 +33,9 @@ def without_answer(code: str, detail: str, now_ms: int, log: Log = NOTHING_WRITT
         log: What is known of what it wrote.
     """
     state = State.CANCELLED if code == "CANCELLED" else State.FINISHED
-    return Ended(now_ms, STATUS[code], [], b"", 0, state=state, error=code, detail=detail, ending=code.lower(), log=log)
+    return Ended(
+        now_ms, TASKS[code].status, [], b"", 0, state=state, error=code, detail=detail, ending=code.lower(), log=log
+    )
 
 
 def node_lost(attempt: int, node: str, reason: str, now_ms: int, log: Log = NOTHING_WRITTEN) -> Ended:
@@ -64,7 +53,7 @@ def of_outcome(outcome: Outcome, last: Progress | None, now_ms: int) -> Ended:
     uploaded = answered and outcome.body is None
     return Ended(
         finished_ms=now_ms,
-        status=outcome.status if code is None else STATUS[code],
+        status=outcome.status if code is None else TASKS[code].status,
         headers=outcome.headers if answered else [],
         body=outcome.body if answered else b"",
         body_size=outcome.body_size if uploaded else len(outcome.body or b"") if answered else 0,

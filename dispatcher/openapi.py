@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from agent.codes import CODES, TASKS
 from dispatcher import problem
 from dispatcher.routes.table import Access, Parameter, Route
 
@@ -79,7 +80,7 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     if route.forwards:
         answers["default"] = {
             "description": "The function's own answer, or the problem document of a task that has none: one of "
-            + ", ".join(problem.TASKS),
+            + ", ".join(TASKS),
             "content": {"*/*": {}},
         }
     return operation | {"responses": answers}
@@ -109,10 +110,10 @@ def _content(kind: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
 def _problems(codes: Sequence[str], schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in codes:
-        by_status.setdefault(problem.KINDS[code].status, []).append(code)
+        by_status.setdefault(CODES[code].status, []).append(code)
     return {
         str(status): {
-            "description": "; ".join(f"{code}: {problem.KINDS[code].title}" for code in group),
+            "description": "; ".join(f"{code}: {CODES[code].title}" for code in group),
             "content": {problem.CONTENT_TYPE: {"schema": schema_of[problem.Document]}},
         }
         for status, group in sorted(by_status.items())

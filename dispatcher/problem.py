@@ -1,67 +1,19 @@
 """Errors as clients see them: RFC 9457 problem documents with a stable code.
 
-`KINDS` is the one table of codes. Code that answers a request raises `Problem`; nothing else of an
+`agent.codes` is the one table of codes. Code that answers a request raises `Problem`; nothing else of an
 exception ever reaches a client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
-from dispatcher import endings
+from agent.codes import CODES
 
 CONTENT_TYPE = "application/problem+json"
-
-
-class Kind(NamedTuple):
-    """What a code means: its HTTP status and its title."""
-
-    status: int
-    title: str
-
-
-REQUESTS = {
-    "INVALID": Kind(400, "The request is not valid"),
-    "UNAUTHENTICATED": Kind(401, "A valid token is needed"),
-    "FORBIDDEN": Kind(403, "This is not allowed"),
-    "NOT_FOUND": Kind(404, "There is no such thing"),
-    "NOT_FINISHED": Kind(404, "The task is not finished"),
-    "METHOD_NOT_ALLOWED": Kind(405, "The method is not allowed here"),
-    "TOO_SLOW": Kind(408, "The request did not arrive in time"),
-    "CONFLICT": Kind(409, "The request conflicts with what is there"),
-    "NO_RUNNER": Kind(409, "The function has no image"),
-    "TOO_LARGE": Kind(413, "The body is too large"),
-    "WRONG_OFFSET": Kind(416, "The upload does not go on where it stands"),
-    "CORRUPT": Kind(422, "The upload is not what it says it is"),
-    "QUEUE_FULL": Kind(429, "Too many tasks are waiting"),
-    "TOO_MANY": Kind(429, "This was tried too often"),
-    "INTERNAL": Kind(500, "Something went wrong here"),
-    "UNAVAILABLE": Kind(503, "The service cannot answer for now"),
-}
-"""What can be wrong with a request."""
-
-TASKS = {
-    code: Kind(endings.STATUS[code], title)
-    for code, title in {
-        "TIMEOUT": "The function did not answer within its timeout",
-        "OOM_KILLED": "The function ran out of memory",
-        "CRASHED": "The function ended without an answer",
-        "NEVER_READY": "The function did not become ready",
-        "BAD_RESPONSE": "The function's answer cannot be understood",
-        "RESULT_TOO_LARGE": "The function's answer is too large",
-        "IMAGE_UNAVAILABLE": "The function's image cannot be had",
-        "NODE_LOST": "The nodes that ran the task were lost",
-        "NO_CAPABLE_NODE": "No node can run the task",
-        "CANCELLED": "The task was cancelled",
-    }.items()
-}
-"""How a task can end without an answer."""
-
-KINDS: Mapping[str, Kind] = REQUESTS | TASKS
 
 
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,7 +48,7 @@ class Problem(Exception):
     def response(self) -> web.Response:
         """Give the answer to the client."""
         return web.Response(
-            status=KINDS[self.code].status,
+            status=CODES[self.code].status,
             body=document(self.code, self.detail, self.field),
             content_type=CONTENT_TYPE,
             headers=self.headers,
@@ -105,7 +57,7 @@ class Problem(Exception):
 
 def document(code: str, detail: str, field: str | None = None) -> bytes:
     """Write a problem document."""
-    status, title = KINDS[code]
+    status, title, _, _ = CODES[code]
     name = code.lower().replace("_", "-")
     return msgspec.json.encode(Document(f"urn:fernd:problem:{name}", title, status, detail or title, code, field))
 

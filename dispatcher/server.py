@@ -14,6 +14,7 @@ from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
+from agent.codes import CODES
 from dispatcher import problem
 from dispatcher.config import DispatcherConfig
 from dispatcher.problem import Problem
@@ -121,7 +122,7 @@ def cut_off(transport: asyncio.BaseTransport | None) -> None:
 
 def _raw_answer(error: Problem) -> bytes:
     """Write out an answer for a connection that gets no more than this."""
-    status, _ = problem.KINDS[error.code]
+    status = CODES[error.code].status
     body = problem.document(error.code, error.detail)
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from agent.codes import TASKS
 from dispatcher.attempts import Attempts
-from dispatcher.endings import STATUS, without_answer
+from dispatcher.endings import without_answer
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.queue import Limits, Queue
@@ -141,7 +142,7 @@ class Sweeper:
             ended = without_answer("NO_CAPABLE_NODE", f"queue time used up: {unmet}", now_ms)
             issued_before_ms = now_ms - int(self._limits.no_capable_seconds * 1000)
             ids = await self._store.expire_queued(revision.key, issued_before_ms, ended, EXPIRE_BATCH)
-            self._attempts.expired_while_waiting(ids, "NO_CAPABLE_NODE", STATUS["NO_CAPABLE_NODE"])
+            self._attempts.expired_while_waiting(ids, "NO_CAPABLE_NODE", TASKS["NO_CAPABLE_NODE"].status)
             if ids:
                 log.warning("tasks ended, no capable node", revision=revision.key, tasks=len(ids), reason=unmet)
         self._unmet_since = unmet_since

@@ -39,6 +39,7 @@ COMMANDS = {
     "token": Entry("agent.cli.token", "Create, list and revoke tokens."),
     "account": Entry("agent.cli.account", "Create and list accounts."),
     "audit": Entry("agent.cli.audit", "Show who changed what."),
+    "explain": Entry("agent.cli.explain", "Print the cause and the cure of an error code."),
     "completion": Entry("agent.cli.completion", "Print what makes a shell complete these commands."),
 }
 """In the order of ``--help``. A module holds its command under the command's own name."""
