@@ -371,6 +371,23 @@ class Store(AccessStore, Protocol):
             BodyMissing: The input that `NewTask.body_key` names was not written.
         """
 
+    async def create_given(
+        self,
+        new: NewTask,
+        lease: Lease,
+        node_id: str,
+        assigned_ms: int,
+        *,
+        accepted: bool = False,
+        ended: Ended | None = None,
+    ) -> None:
+        """Create a task that was given to a node before it was written; and end it, where it has ended by then.
+
+        What is in the store afterwards is what `create_task`, a claim with this lease, `accept` where the node
+        has accepted, and `finish` would have left one after the other. Nobody else knows of the task before: it
+        has no idempotency key, and neither its input nor its result is a body by a key.
+        """
+
     async def task(self, account: str, task_id: str) -> Task | None:
         """Find a task of an account."""
 

@@ -206,6 +206,18 @@ class SqliteStore:
             raise KeyReused(new.idempotency_key)
         return task_id
 
+    async def create_given(
+        self,
+        new: NewTask,
+        lease: Lease,
+        node_id: str,
+        assigned_ms: int,
+        *,
+        accepted: bool = False,
+        ended: Ended | None = None,
+    ) -> None:
+        await self._write(tasks.create_given, new, lease, node_id, assigned_ms, accepted=accepted, ended=ended)
+
     async def task(self, account: str, task_id: str) -> Task | None:
         return await self._read(tasks.task, account, task_id)
 

@@ -75,13 +75,57 @@ def create(db: sqlite3.Connection, new: NewTask) -> str | None:
         " VALUES (?, ?, ?, ?, 'queued', ?, ?, ?)",
         (new.id, new.account, revision.function, revision.key, new.issued_ms, new.idempotency_key, new.fingerprint),
     )
-    db.execute(
-        "INSERT INTO task_input (task, query, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?, ?)",
-        (new.id, new.query, rows.encode(new.headers), new.body, new.body_size, new.body_key),
-    )
+    _keep_input(db, new)
     if new.body_key is not None:
         _use_body(db, new.body_key, new.id)
     return new.id
+
+
+def create_given(
+    db: sqlite3.Connection,
+    new: NewTask,
+    lease: Lease,
+    node_id: str,
+    assigned_ms: int,
+    *,
+    accepted: bool,
+    ended: Ended | None,
+) -> None:
+    """See `Store.create_given`. One row of each table: nothing is written that would be changed at once."""
+    revision = new.revision
+    keep_revision(db, revision)
+    columns: dict[str, object] = {
+        "id": new.id,
+        "account": new.account,
+        "function": revision.function,
+        "revision": revision.key,
+        "state": State.ACCEPTED if accepted else State.OFFERED,
+        "attempt": lease.attempt,
+        "node": node_id,
+        "token": lease.token,
+        "issued_ms": new.issued_ms,
+        "assigned_ms": assigned_ms,
+        "fingerprint": new.fingerprint,
+    }
+    if ended is not None:
+        columns |= {
+            "state": ended.state,
+            "finished_ms": ended.finished_ms,
+            "status": ended.status,
+            "error": ended.error,
+            "detail": ended.detail,
+            "ending": ended.ending,
+            "spans": rows.encode(ended.spans),
+            "cold": ended.cold,
+            "phase": ended.phase,
+            "progress": 100 if ended.error is None else ended.percent or 0,
+        }
+    db.execute(
+        f"INSERT INTO task ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", tuple(columns.values())
+    )
+    _keep_input(db, new)
+    if ended is not None:
+        _keep_result(db, new.id, ended, ended.body_size)
 
 
 # what owners read
@@ -331,13 +375,24 @@ def _end(db: sqlite3.Connection, task_id: str, ended: Ended, by: Lease | None = 
     )
     # What was uploaded is as large as it is, whatever the node says.
     size = ended.body_size if ended.body_key is None else _use_body(db, ended.body_key, task_id)
+    _keep_result(db, task_id, ended, size)
+    # What other attempts have uploaded is of no use any more.
+    db.execute("DELETE FROM body WHERE task = ? AND NOT used", (task_id,))
+
+
+def _keep_input(db: sqlite3.Connection, new: NewTask) -> None:
+    db.execute(
+        "INSERT INTO task_input (task, query, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?, ?)",
+        (new.id, new.query, rows.encode(new.headers), new.body, new.body_size, new.body_key),
+    )
+
+
+def _keep_result(db: sqlite3.Connection, task_id: str, ended: Ended, size: int) -> None:
     db.execute(
         "INSERT INTO task_result (task, headers, body, body_size, body_key) VALUES (?, ?, ?, ?, ?)",
         (task_id, rows.encode(ended.headers), ended.body, size, ended.body_key),
     )
     _keep_log(db, task_id, ended.log)
-    # What other attempts have uploaded is of no use any more.
-    db.execute("DELETE FROM body WHERE task = ? AND NOT used", (task_id,))
 
 
 def _present_lease(db: sqlite3.Connection, task_id: str) -> Lease | None:
