@@ -22,7 +22,7 @@ chaos: setup base-image test-tools ## the faults of tests/chaos at full length: 
 bench: setup base-image ## the benches: a table of targets and measured, and var/bench.json; BENCH=name runs one of them
 	@$(BIN)/python -m benches $(BENCH)
 
-test-tools: ## see to it that what the tests need of Debian is there: libfaketime
+test-tools: ## see to it that what the tests need of Debian is there: libfaketime, PostgreSQL, pgbouncer
 	@deploy/ensure-test-tools.sh
 
 unit: setup ## the unit tests alone, without the engine
@@ -56,7 +56,7 @@ reference: setup ## write the pages of docs/ that are made from the code
 
 lock: ## make requirements.lock anew from pyproject.toml, with the newest versions; needs uv
 	@command -v uv >/dev/null || { echo "lock: uv is missing: 'pip install uv' brings it." >&2; exit 1; }
-	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --group dev --no-header \
+	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --group dev --all-extras --no-header \
 	  pyproject.toml --output-file requirements.lock
 
 clean: ## remove .venv, caches and what the demo left in var/

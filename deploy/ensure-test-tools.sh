@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Sees to it that what tests need of the system is there. What cannot be installed is skipped, and said by the tests.
+# Sees to it that what tests need of the system is there. What cannot be installed is said by the tests that need it.
 set -euo pipefail
 
-if compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; then
+missing=()
+compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+
+if [[ ${#missing[@]} -eq 0 ]]; then
   exit 0
 fi
 if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
-  echo "Installing libfaketime …"
+  echo "Installing ${missing[*]} …"
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get update && apt-get install --yes --no-install-recommends libfaketime; } >/dev/null 2>&1 ||
-    echo "libfaketime cannot be installed: the test with a wall clock that jumps is skipped." >&2
+  apt-get update >/dev/null 2>&1 || true
+  # One by one, so that one that is not to be had does not keep the others away.
+  for package in "${missing[@]}"; do
+    apt-get install --yes --no-install-recommends "$package" >/dev/null 2>&1 ||
+      echo "$package cannot be installed: tests that need it are skipped, or fail." >&2
+  done
 else
-  echo "libfaketime is not installed: the test with a wall clock that jumps is skipped." >&2
+  echo "Not installed: ${missing[*]}. Tests that need them are skipped, or fail." >&2
 fi

@@ -20,12 +20,12 @@ from agent import logs, settings
 from agent.settings import SettingsError
 from dispatcher import __version__, auth
 from dispatcher.app import build
-from dispatcher.config import DispatcherConfig
+from dispatcher.config import DispatcherConfig, StoreConfig
 from dispatcher.ids import Ids
 from dispatcher.routes.keys import CORE
 from dispatcher.server import Runner
 from dispatcher.service import supervised
-from dispatcher.store.access import Account, Scope, Token
+from dispatcher.store.access import Account, NameTaken, Scope, Token
 from dispatcher.store.base import Store, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
@@ -43,7 +43,11 @@ log = structlog.get_logger()
 
 
 @click.command(epilog="Example: fernd dispatcher --data-dir ~/fernd --listen 127.0.0.1:7070")
-@click.option("--database", metavar="URL", help="sqlite:///FILE; by default dispatcher.sqlite in the data directory.")
+@click.option(
+    "--database",
+    metavar="URL",
+    help="sqlite:///FILE, by default dispatcher.sqlite in the data directory; or postgresql://HOST/NAME.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
@@ -71,7 +75,7 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
     try:
         loaded = read()
         directory = (loaded.server.data_dir or default_data_dir(os.environ, Path.home())).absolute()
-        file = database_file(loaded.store.database, directory)
+        store = make_store(loaded.store, directory)
     except SettingsError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
@@ -80,7 +84,7 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
     _allow_many_connections()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        asyncio.run(serve(loaded, SqliteStore(file), directory, read))
+        asyncio.run(serve(loaded, store, directory, read))
     except (StoreUnavailable, OSError) as error:
         raise click.ClickException(str(error)) from None
     except Exception:
@@ -96,20 +100,33 @@ def default_data_dir(environ: Mapping[str, str], home: Path) -> Path:
     return (Path(state) if state else home / ".local" / "state") / "fernd"
 
 
-def database_file(database: str, directory: Path) -> Path:
-    """Find the file that a database URL names; without a URL, the one in the data directory.
+def make_store(config: StoreConfig, directory: Path) -> Store:
+    """Make the store that a database URL names; without a URL, a file in the data directory.
 
     Raises:
-        SettingsError: It names something else.
+        SettingsError: It names none, or what it needs is not installed. A URL may hold a password: it is not repeated.
     """
-    if not database:
-        return directory / DATABASE_FILE
-    scheme, _, path = database.partition(":///")
+    scheme, _, path = config.database.partition(":///")
+    if not config.database:
+        return SqliteStore(directory / DATABASE_FILE)
     if scheme == "sqlite" and path:
-        return Path(path).expanduser().absolute()
-    if scheme.partition(":")[0] in {"postgresql", "postgres"}:
-        raise SettingsError(["store.database: this build has the SQLite store only, expected sqlite:///FILE"])
-    raise SettingsError(["store.database: expected sqlite:///FILE"])
+        return SqliteStore(Path(path).expanduser().absolute())
+    if scheme.partition(":")[0] not in {"postgresql", "postgres"}:
+        raise SettingsError(["store.database: expected sqlite:///FILE or postgresql://HOST/NAME"])
+    try:
+        # Here, for the driver is an extra, and costs memory that a dispatcher on SQLite has no use for.
+        from dispatcher.store.postgres import PostgresStore  # noqa: PLC0415
+        from dispatcher.store.postgres.address import parse  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise SettingsError(
+            ["store.database: PostgreSQL needs asyncpg, which is not installed: pip install 'fernd[postgres]'"]
+        ) from None
+    try:
+        return PostgresStore(parse(config.database), pool=config.pool)
+    except ValueError as error:
+        raise SettingsError([f"store.database: expected postgresql://[USER@]HOST[:PORT][,…]/NAME: {error}"]) from None
 
 
 async def serve(
@@ -147,7 +164,9 @@ async def first_start(store: Store, directory: Path, wall: Callable[[], float] =
     write_secret(directory / TOKEN_FILE, secret)
     token = Token(Ids(wall).new(), ACCOUNT, TOKEN_FILE, frozenset(Scope), now_ms)
     await store.add_token(token, auth.token_hash(secret))
-    await store.add_account(Account(ACCOUNT, ACCOUNT, administers=True, created_ms=now_ms))
+    # Where another dispatcher on the same database starts for the first time, too, both tokens are good.
+    with contextlib.suppress(NameTaken):
+        await store.add_account(Account(ACCOUNT, ACCOUNT, administers=True, created_ms=now_ms))
     log.info("account made, its token was written", file=str(directory / TOKEN_FILE))
 
 

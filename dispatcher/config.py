@@ -57,11 +57,14 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``store``: where tasks are kept.
 
     Attributes:
-        database: ``sqlite:///`` and the path of a file. Empty: ``dispatcher.sqlite`` in the data directory.
+        database: ``sqlite:///`` and the path of a file, or ``postgresql://[USER[:PASSWORD]@]HOST[:PORT][,…]/NAME``,
+            which any number of dispatchers may share. Empty: ``dispatcher.sqlite`` in the data directory.
+        pool: Connections to PostgreSQL that are open at most, of each dispatcher.
         retention: Seconds that a finished task is kept, with its input, result and log.
     """
 
     database: str = ""
+    pool: Annotated[int, Meta(ge=4, le=1000)] = 12
     retention: Annotated[float, Meta(gt=0)] = 7 * 86_400
 
 

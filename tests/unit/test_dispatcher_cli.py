@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import aiohttp
@@ -16,7 +17,10 @@ from click.testing import CliRunner
 from agent.settings import SettingsError
 from dispatcher import cli
 from dispatcher.auth import token_hash
+from dispatcher.config import StoreConfig
 from dispatcher.store.access import Account, Scope, Token
+from dispatcher.store.postgres import PostgresStore
+from dispatcher.store.postgres.address import parse
 from dispatcher.store.sqlite import SqliteStore
 
 SECONDS = 20.0
@@ -32,20 +36,58 @@ def test_data_dir_is_found_where_nobody_says() -> None:
 
 def test_database_url_names_a_file() -> None:
     """Three slashes and a file, absolute with a fourth; nothing: beside the token."""
-    assert cli.database_file("", Path("/d")) == Path("/d/dispatcher.sqlite")
-    assert cli.database_file("sqlite:////a/b.sqlite", Path("/d")) == Path("/a/b.sqlite")
-    assert cli.database_file("sqlite:///b.sqlite", Path("/d")) == Path.cwd() / "b.sqlite"
+    for database, file in (
+        ("", "/d/dispatcher.sqlite"),
+        ("sqlite:////a/b.sqlite", "/a/b.sqlite"),
+        ("sqlite:///b.sqlite", str(Path.cwd() / "b.sqlite")),
+    ):
+        store = cli.make_store(StoreConfig(database), Path("/d"))
+        assert isinstance(store, SqliteStore)
+        assert store._path == Path(file)
+
+
+def test_database_url_names_hosts() -> None:
+    """A URL of PostgreSQL may name several hosts; nothing that shows of it holds its password."""
+    store = cli.make_store(StoreConfig("postgresql://u:se%40cret@a,b:6000/d?sslmode=require"), Path("/d"))
+    assert isinstance(store, PostgresStore)
+    assert str(store._address) == "a:5432, b:6000"
+    assert "cret" not in f"{store._address!r} {store._address}"
+    assert str(parse("postgresql:///d?host=/run/x,c&port=1,2")) == "/run/x:1, c:2"
+    assert str(parse("postgres://[::1]/d")) == "::1:5432"
 
 
 @pytest.mark.parametrize(
     "database",
-    ["postgresql://u:secret@h/d", "postgresql:///d", "sqlite://", "sqlite:///", "sqlite:x", "mysql://h", "x"],
+    [
+        *("sqlite://", "sqlite:///", "sqlite:x", "mysql://h", "x"),
+        *("postgresql://u:secret@h:x/d", "postgresql://u:secret@h,/d", "postgresql://h/d?secret", "postgresql://h#x"),
+    ],
 )
 def test_other_databases_are_refused_without_repeating_them(database: str) -> None:
-    """The message says what was expected, and shows no password."""
-    with pytest.raises(SettingsError, match="expected sqlite:///FILE") as caught:
-        cli.database_file(database, Path("/d"))
+    """The message says which setting it is and what was expected, and shows no password."""
+    with pytest.raises(SettingsError, match=r"^store\.database: expected ") as caught:
+        cli.make_store(StoreConfig(database), Path("/d"))
     assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error names the setting and what to install."""
+    for name in [name for name in sys.modules if name.startswith(("asyncpg", "dispatcher.store.postgres"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing("asyncpg"), *sys.meta_path])
+    with pytest.raises(SettingsError, match=r"^store\.database: .*fernd\[postgres\]"):
+        cli.make_store(StoreConfig("postgresql://h/d"), Path("/d"))
+
+
+class Missing(MetaPathFinder):
+    """A package that is not installed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == self._name:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def test_all_wrong_settings_are_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from agent.protocol import Lease, Log, Phase, Revision
 from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
 from dispatcher.store.base import (
-    CHUNK,
     BodyMissing,
     Claim,
     Ended,
@@ -40,6 +39,7 @@ from dispatcher.store.base import (
     UploadOvertaken,
     Verdict,
 )
+from dispatcher.store.pieces import pieces
 from dispatcher.store.sqlite import access, bodies, catalog, overview, tasks
 from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
 from dispatcher.store.sqlite.threads import Readers, Writer
@@ -295,7 +295,7 @@ class SqliteStore:
         complete = False
         try:
             size = 0
-            async for piece in _pieces(chunks):
+            async for piece in pieces(chunks):
                 if size + len(piece) > limit:
                     return None
                 await self._write(bodies.extend, serial, size, piece)
@@ -319,7 +319,7 @@ class SqliteStore:
 
     async def extend_upload(self, key: str, start: int, chunks: AsyncIterator[bytes]) -> int:
         serial = await self._write(bodies.begun, key)
-        async for piece in _pieces(chunks):
+        async for piece in pieces(chunks):
             if not await self._write(bodies.extend, serial, start, piece):
                 raise UploadOvertaken(key)
             start += len(piece)
@@ -370,21 +370,3 @@ class SqliteStore:
         if self._readers is None:
             raise StoreUnavailable("the store is not open")
         return await self._readers.run(work, *args, **kwargs)
-
-
-async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Cut bytes into pieces of `CHUNK`. Where they break off, what has come is a piece, before the error is raised."""
-    waiting = bytearray()
-    broken: Exception | None = None
-    try:
-        async for chunk in chunks:
-            waiting += chunk
-            while len(waiting) >= CHUNK:
-                yield bytes(waiting[:CHUNK])
-                del waiting[:CHUNK]
-    except Exception as error:  # noqa: BLE001 - raised again below, whatever it is
-        broken = error
-    if waiting:
-        yield bytes(waiting)
-    if broken is not None:
-        raise broken

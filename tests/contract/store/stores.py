@@ -13,12 +13,24 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from agent import logs
 from dispatcher.store.base import CHUNK, Ended, NewTask, Store
+from dispatcher.store.postgres import PostgresStore
+from dispatcher.store.postgres.address import parse
 from dispatcher.store.sqlite import SqliteStore
+from tests import postgres
 from tests.contract.store.cases import ACCOUNT, REVISION, one_at_a_time
+
+
+def postgres_store(directory: Path) -> PostgresStore:
+    """Make a store in the schema that stands for a directory."""
+    url = postgres.shared().schema(postgres.name_of(directory))
+    return PostgresStore(parse(url), pool=5)
+
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "sqlite": lambda directory: SqliteStore(directory / "store.sqlite"),
+    "postgres": postgres_store,
 }
 """By name: how to make a store that keeps everything under a directory."""
 
@@ -49,4 +61,5 @@ async def _write_for_ever(store: Store) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure("warning", "json")
     asyncio.run(_write_for_ever(STORES[sys.argv[1]](Path(sys.argv[2]))))

@@ -1,0 +1,405 @@
+"""`PostgresStore`: each method runs a function on a connection, or puts a write into a lane.
+
+The functions, and with them all SQL, are in `access`, `catalog`, `creating`, `tasks`, `overview` and
+`bodies`; what may happen to
+a task is in `lives`.
+"""
+
+# ruff: noqa: D102 - what the methods do stands in `Store`
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from agent.protocol import Lease, Log, Phase, Revision
+from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
+from dispatcher.store.base import (
+    BodyMissing,
+    Claim,
+    Ended,
+    Function,
+    Leased,
+    Lost,
+    NewTask,
+    Node,
+    NodeCounts,
+    RecentEnd,
+    Result,
+    StoreUnavailable,
+    Task,
+    TaskCounts,
+    TaskLine,
+    Upload,
+    UploadOvertaken,
+    Verdict,
+)
+from dispatcher.store.pieces import pieces
+from dispatcher.store.postgres import access, bodies, catalog, creating, lives, overview, peers, schema, tasks
+from dispatcher.store.postgres.address import Address
+from dispatcher.store.postgres.connections import Connections, Db
+from dispatcher.store.postgres.lanes import Lane
+from dispatcher.store.postgres.tasks import Wanted
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class PostgresStore:
+    """A `Store` in a PostgreSQL that other dispatchers may share. Methods without a word of their own: see `Store`.
+
+    Args:
+        pool: Connections to it that are open at most.
+    """
+
+    def __init__(self, address: Address, *, pool: int = 10) -> None:
+        self.replica = ""
+        """The name of this dispatcher among those that share the database: another one each time that it opens."""
+        self._address = address
+        self._connections = Connections(address, pool)
+        self._known = schema.migrations()
+        self._lanes: list[Lane[Any]] = []
+        self._creates: Lane[NewTask | creating.Given]
+        self._claims: Lane[Wanted]
+        self._steps: Lane[lives.Step]
+        self._seen: Lane[catalog.Seen]
+
+    async def open(self) -> None:
+        self.replica = secrets.token_hex(8)
+        await self._connections.open()
+        try:
+            if await self._connections.write(schema.migrate, self._known):
+                await self._connections.write(schema.tune)
+            await self._connections.write(peers.enter, self.replica)
+            await self._connections.write(bodies.remove_leftovers)
+        except BaseException:
+            await self._connections.close()
+            raise
+        self._creates = self._lane("creates", creating.create, _always)
+        self._claims = self._lane("claims", self._claim, _never)
+        self._steps = self._lane("steps", self._take, lives.repeatable)
+        self._seen = self._lane("seen", catalog.nodes_seen, _always)
+        log.info("database open", database=str(self._address), replica=self.replica)
+        if self._connections.pooled:
+            log.warning(
+                "a proxy stands before the database: statements are not prepared ahead, and nothing can be listened for"
+            )
+
+    async def close(self) -> None:
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            await lane.close()
+        if lanes:
+            # Where this fails, the others find out by its silence.
+            with suppress(StoreUnavailable):
+                await self._connections.write(peers.leave, self.replica)
+        await self._connections.close()
+
+    async def ping(self) -> None:
+        await self._read(schema.check, self._known)
+
+    # access
+
+    async def has_accounts(self) -> bool:
+        return await self._read(access.has_accounts)
+
+    async def add_account(self, account: Account, audit: AuditLine | None = None) -> None:
+        await self._change(audit, access.add_account, account)
+
+    async def account(self, account_id: str) -> Account | None:
+        return await self._read(access.account, account_id)
+
+    async def accounts(self, limit: int, after: str | None) -> list[Account]:
+        return await self._read(access.accounts, limit, after)
+
+    async def add_token(self, token: Token, secret_hash: bytes, audit: AuditLine | None = None) -> None:
+        await self._change(audit, access.add_token, token, secret_hash)
+
+    async def token_of(self, secret_hash: bytes) -> Token | None:
+        return await self._read(access.token_of, secret_hash)
+
+    async def token(self, account: str | None, token_id: str) -> Token | None:
+        return await self._read(access.token, account, token_id)
+
+    async def tokens(self, account: str | None, limit: int, before: str | None) -> list[Token]:
+        return await self._read(access.tokens, account, limit, before)
+
+    async def revoke_token(self, token_id: str, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, access.revoke_token, token_id)
+
+    async def add_browser_session(
+        self, session: BrowserSession, secret_hash: bytes, audit: AuditLine | None = None
+    ) -> bool:
+        return await self._change(audit, access.add_browser_session, session, secret_hash)
+
+    async def browser_session(self, secret_hash: bytes) -> tuple[BrowserSession, Token] | None:
+        return await self._read(access.browser_session, secret_hash)
+
+    async def remove_browser_session(self, secret_hash: bytes, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, access.remove_browser_session, secret_hash)
+
+    async def add_join_token(
+        self, token_hash: bytes, account: str, created_ms: int, expires_ms: int, audit: AuditLine | None = None
+    ) -> None:
+        await self._change(audit, access.add_join_token, token_hash, account, created_ms, expires_ms)
+
+    async def account_of_join_token(self, token_hash: bytes, now_ms: int) -> str | None:
+        return await self._read(access.account_of_join_token, token_hash, now_ms)
+
+    async def audit(self, account: str | None, limit: int, before: str | None) -> list[AuditLine]:
+        return await self._read(access.audit, account, limit, before)
+
+    async def remove_audit(self, before_ms: int, limit: int) -> int:
+        return await self._write(access.remove_audit, before_ms, limit)
+
+    # functions
+
+    async def add_function(self, function: Function, audit: AuditLine | None = None) -> None:
+        await self._change(audit, catalog.add_function, function)
+
+    async def function(self, account: str, function_id: str) -> Function | None:
+        return await self._read(catalog.function, account, function_id)
+
+    async def function_named(self, account: str, name: str) -> Function | None:
+        return await self._read(catalog.function_named, account, name)
+
+    async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
+        return await self._read(catalog.functions, account, limit, before)
+
+    async def change_function(self, function: Function, expected: int, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, catalog.change_function, function, expected)
+
+    async def remove_function(self, account: str, function_id: str, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, catalog.remove_function, account, function_id)
+
+    # nodes
+
+    async def join_node(
+        self,
+        node_id: str,
+        account: str,
+        description: str,
+        credential_hash: bytes,
+        now_ms: int,
+        *,
+        audit: AuditLine | None = None,
+    ) -> None:
+        await self._change(audit, catalog.join_node, node_id, account, description, credential_hash, now_ms=now_ms)
+
+    async def node_of_credential(self, node_id: str, credential_hash: bytes) -> Node | None:
+        return await self._read(catalog.node_of_credential, node_id, credential_hash)
+
+    async def node(self, account: str, node_id: str) -> Node | None:
+        return await self._read(catalog.node, account, node_id)
+
+    async def nodes(self, account: str, limit: int, after: str | None) -> list[Node]:
+        return await self._read(catalog.nodes, account, limit, after)
+
+    async def node_counts(self, account: str, most: int) -> NodeCounts:
+        return await self._read(overview.node_counts, account, most)
+
+    async def set_node_disabled(
+        self, account: str, node_id: str, disabled: bool, audit: AuditLine | None = None
+    ) -> bool:
+        return await self._change(audit, catalog.set_node_disabled, account, node_id, disabled)
+
+    async def node_seen(self, node_id: str, seen_ms: int, version: str, capabilities_json: bytes) -> bool:
+        return bool(await self._put("_seen", catalog.Seen(node_id, seen_ms, version, capabilities_json)))
+
+    # tasks
+
+    async def create_task(self, new: NewTask) -> str:
+        return str(await self._put("_creates", new))
+
+    async def create_given(
+        self,
+        new: NewTask,
+        lease: Lease,
+        node_id: str,
+        assigned_ms: int,
+        *,
+        accepted: bool = False,
+        ended: Ended | None = None,
+    ) -> None:
+        await self._put("_creates", creating.Given(new, lease, node_id, assigned_ms, accepted, ended))
+
+    async def task(self, account: str, task_id: str) -> Task | None:
+        return await self._read(tasks.task, account, task_id)
+
+    async def tasks(
+        self, account: str, limit: int, before: str | None, function_id: str | None, state: str | None
+    ) -> list[TaskLine]:
+        return await self._read(tasks.tasks, account, limit, before, function_id=function_id, state=state)
+
+    async def task_lines(self, account: str, ids: Sequence[str]) -> list[TaskLine]:
+        return await self._read(overview.task_lines, account, ids)
+
+    async def tasks_on_node(self, account: str, node_id: str, limit: int) -> list[TaskLine]:
+        return await self._read(overview.tasks_on_node, account, node_id, limit)
+
+    async def task_counts(self, account: str, most: int, function_id: str | None = None, above: str = "") -> TaskCounts:
+        return await self._read(overview.task_counts, account, most, function_id, above)
+
+    async def recent_ends(self, account: str, function_id: str, limit: int) -> list[RecentEnd]:
+        return await self._read(overview.recent_ends, account, function_id, limit)
+
+    async def result(self, account: str, task_id: str) -> Result | None:
+        return await self._read(tasks.result, account, task_id)
+
+    async def log(self, account: str, task_id: str) -> Log | None:
+        return await self._read(tasks.log, account, task_id)
+
+    async def queued(self) -> list[tuple[Revision, int]]:
+        return await self._read(tasks.queued)
+
+    async def leased(self) -> list[Leased]:
+        return await self._read(tasks.leased, self.replica)
+
+    async def claim(self, revision_key: str, node_id: str, tokens: Sequence[bytes], now_ms: int) -> list[Claim]:
+        claims: list[Claim] = await self._put("_claims", Wanted(revision_key, node_id, tokens, now_ms))
+        return claims
+
+    async def accept(self, lease: Lease, node_id: str) -> bool:
+        return bool(await self._put("_steps", lives.Accept(lease, node_id)))
+
+    async def release(self, lease: Lease) -> bool:
+        return bool(await self._put("_steps", lives.Release(lease)))
+
+    async def lose(self, lease: Lease, otherwise: Ended) -> Lost:
+        return Lost(await self._put("_steps", lives.Lose(lease, otherwise)))
+
+    async def progress(self, lease: Lease, phase: Phase, percent: int | None, message: str) -> bool:
+        return bool(await self._put("_steps", lives.Progress(lease, phase, percent, message)))
+
+    async def finish(self, lease: Lease, node_id: str, ended: Ended) -> Verdict:
+        return Verdict(await self._put("_steps", lives.Finish(lease, node_id, ended)))
+
+    async def cancel(
+        self, account: str, task_id: str, ended: Ended, audit: AuditLine | None = None
+    ) -> tuple[Task, bool] | None:
+        found: tuple[Task, bool] | None = await self._put("_steps", lives.Cancel(account, task_id, ended, audit))
+        return found
+
+    async def expire_queued(self, revision_key: str, issued_before_ms: int, ended: Ended, limit: int) -> list[str]:
+        return await self._write(
+            tasks.expire_queued, self.replica, revision_key, issued_before_ms, ended=ended, limit=limit
+        )
+
+    async def input_of(self, lease: Lease, node_id: str) -> tuple[str | None, bytes | None, int] | None:
+        return await self._read(tasks.input_of, lease, node_id)
+
+    async def was_cancelled(self, lease: Lease, node_id: str) -> bool:
+        return await self._read(tasks.was_cancelled, lease, node_id)
+
+    async def holds(self, lease: Lease, node_id: str) -> bool:
+        return await self._read(tasks.holds, lease, node_id)
+
+    async def remove_finished(self, before_ms: int, limit: int) -> int:
+        return await self._write(tasks.remove_finished, before_ms, limit)
+
+    # bodies
+
+    async def write_body(self, key: str, chunks: AsyncIterator[bytes], limit: int) -> int | None:
+        serial = await self._write(bodies.begin, key, self.replica)
+        complete = False
+        try:
+            size = 0
+            async for piece in pieces(chunks):
+                if size + len(piece) > limit:
+                    return None
+                await self._write(bodies.extend, serial, size, piece)
+                size += len(piece)
+            await self._write(bodies.complete, serial)
+            complete = True
+            return size
+        finally:
+            if not complete:
+                # Where this fails too, it is removed with what else this dispatcher leaves.
+                with suppress(StoreUnavailable):
+                    await self._write(bodies.remove, serial)
+
+    async def read_body(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
+        serial, size = await self._read(bodies.find, key)
+        async for piece in self._read_pieces(key, serial, start, size):
+            yield piece
+
+    async def upload(self, key: str) -> Upload:
+        return await self._read(bodies.upload, key)
+
+    async def extend_upload(self, key: str, start: int, chunks: AsyncIterator[bytes]) -> int:
+        serial = await self._write(bodies.begun, key, self.replica)
+        async for piece in pieces(chunks):
+            if not await self._write(bodies.extend, serial, start, piece):
+                raise UploadOvertaken(key)
+            start += len(piece)
+        return start
+
+    async def read_upload(self, key: str) -> AsyncIterator[bytes]:
+        serial, kept = await self._read(bodies.find_begun, key)
+        async for piece in self._read_pieces(key, serial, 0, kept):
+            yield piece
+
+    async def complete_upload(self, key: str) -> None:
+        serial, _ = await self._read(bodies.find_begun, key)
+        await self._write(bodies.complete, serial)
+
+    async def drop_upload(self, key: str) -> None:
+        await self._write(bodies.drop_upload, key)
+
+    async def _read_pieces(self, key: str, serial: int, start: int, end: int) -> AsyncIterator[bytes]:
+        while start < end:
+            piece = await self._read(bodies.read, serial, start)
+            if not piece:
+                raise BodyMissing(key)
+            yield piece
+            start += len(piece)
+
+    # connections and lanes
+
+    async def _claim(self, db: Db, wanted: Sequence[Wanted], _again: bool) -> list[list[Claim]]:
+        return await tasks.claim(db, self.replica, wanted)
+
+    async def _take(self, db: Db, steps: Sequence[lives.Step], again: bool) -> list[Any]:
+        return await tasks.take(db, self.replica, steps, again=again)
+
+    def _lane(
+        self, name: str, work: Callable[..., Awaitable[list[Any]]], repeatable: Callable[[Any], bool]
+    ) -> Lane[Any]:
+        lane: Lane[Any] = Lane(name, self._connections, work, repeatable)
+        self._lanes.append(lane)
+        return lane
+
+    async def _put(self, lane: str, op: Any) -> Any:
+        if not self._lanes:
+            raise StoreUnavailable("the store is not open")
+        return await getattr(self, lane).put(op)
+
+    async def _write(self, work: Callable[Concatenate[Db, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._connections.write(work, *args, **kwargs)
+
+    async def _change(
+        self,
+        audit: AuditLine | None,
+        work: Callable[Concatenate[Db, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Write, and say in the same commit who did."""
+        return await self._write(access.audited, audit, work, *args, **kwargs)
+
+    async def _read(self, work: Callable[Concatenate[Db, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._connections.read(work, *args, **kwargs)
+
+
+def _always(_op: object) -> bool:
+    return True
+
+
+def _never(_op: object) -> bool:
+    return False
