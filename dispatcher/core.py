@@ -42,7 +42,7 @@ class Core:
         self.store = store
         self.version = version
         self.feed = Feed()
-        self.events = Events(self.feed.task)
+        self.events = Events(self.feed.task, wall)
         self.matching = Matching(rng)
         self.leases = LeaseTable()
         self.queue = Queue(store, self.matching, self.leases, self.events, limits, wall=wall, monotonic=monotonic)

@@ -8,6 +8,7 @@ the ids; where a task stands it learns all the same, however many log lines came
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
@@ -32,11 +33,12 @@ Kind = Literal["state", "phase", "pull", "progress", "log", "end"]
 
 
 class Event(Struct, frozen=True):
-    """One thing that happened to a task. Ids count up from 1 within a task."""
+    """One thing that happened to a task, and when, in milliseconds. Ids count up from 1 within a task."""
 
     id: int
     kind: Kind
     content: dict[str, Any]
+    at_ms: int
 
 
 class _Channel:
@@ -91,8 +93,9 @@ class Events:
         changed: Called with the id of each task to which something happened.
     """
 
-    def __init__(self, changed: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, changed: Callable[[str], None] = lambda _: None, wall: Callable[[], float] = time.time) -> None:
         self._changed = changed
+        self._wall = wall
         self._channels: dict[str, _Channel] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[str, None] = {}
@@ -107,7 +110,7 @@ class Events:
             channel = self._channels[task_id] = _Channel()
         channel.count += 1
         before = channel.log_bytes
-        channel.add(Event(channel.count, kind, content))
+        channel.add(Event(channel.count, kind, content, int(self._wall() * 1000)))
         if self._log_bytes + channel.log_bytes - before > LOG_BYTES:
             channel.shrink(LOG_SHARE)
         self._log_bytes += channel.log_bytes - before

@@ -14,6 +14,8 @@ from dispatcher.routes.table import Access, Parameter, Route
 
 _REF = "#/components/schemas/{name}"
 
+_MEANINGS = {101: "The session begins", 201: "Created", 204: "Done", 304: "As it was"}
+
 _ALWAYS = ("INVALID", "INTERNAL", "UNAVAILABLE")
 _BY_ACCESS = {
     Access.OPEN: (),
@@ -25,6 +27,8 @@ _SCHEME = {Access.ACCOUNT: "account", Access.JOIN: "join", Access.NODE: "node"}
 _IN_PATH = {
     "id": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
     "taskId": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
+    "version": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    "file": {"type": "string", "pattern": "^[a-z.]+$"},
     "nodeId": {"type": "string", "format": "uuid"},
     "accountId": {"type": "string", "pattern": "^[0-9a-z]{1,24}$"},
 }
@@ -62,7 +66,7 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     operation: dict[str, Any] = {
         "operationId": re.sub(r"_(\w)", lambda found: found[1].upper(), route.handler.__name__),
         "summary": first.rstrip("."),
-        "tags": [route.path.removeprefix("/v1").split("/")[1]],
+        "tags": [route.path.removeprefix("/v1").split("/")[1] or "dashboard"],
     }
     if route.scopes:
         rest = " ".join([rest, f"Needs the scope {' or '.join(route.scopes)}."]).strip()
@@ -97,7 +101,7 @@ def _given(where: str, parameters: Sequence[Parameter]) -> Iterable[dict[str, An
 
 
 def _answer(status: int, kind: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": {101: "The session begins", 201: "Created", 204: "Done"}.get(status, "OK")}
+    answer: dict[str, Any] = {"description": _MEANINGS.get(status, "OK")}
     if kind is not None:
         answer["content"] = _content(kind, schema_of)
     return answer

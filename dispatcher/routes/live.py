@@ -106,7 +106,7 @@ async def _tell_task(request: web.Request, stream: EventStream, account: str, ta
             for kind, content in where_it_stands(task):
                 await stream.send("task", {"kind": kind, **content})
         async for event in core.events.watch(task_id, last_seen(request)):
-            await stream.send("task", {"kind": event.kind, **event.content}, event.id)
+            await stream.send("task", {"kind": event.kind, "at": event.at_ms, **event.content}, event.id)
             if event.kind == "end":
                 return
         task = await core.store.task(account, task_id)

@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER
-from dispatcher.routes import access, bodies, browsers, events, functions, health, live, nodes, overview, results, tasks
+from dispatcher.routes import (
+    access,
+    bodies,
+    browsers,
+    events,
+    functions,
+    health,
+    live,
+    nodes,
+    overview,
+    pages,
+    results,
+    tasks,
+)
 from dispatcher.store.access import Scope
 
 
@@ -196,6 +209,9 @@ TABLE = (
     Route("GET", "/v1/events", live.watch_account, ACCOUNT, scopes=ANY_SCOPE, query=(WATCHED,),
           headers=(LAST_EVENT,), gives={200: "text/event-stream"}, problems=("NOT_FOUND",)),
 
+    Route("GET", "/", pages.show_page, OPEN, gives={200: "text/html", 304: None}),
+    Route("GET", "/dashboard/{version}/{file}", pages.show_file, OPEN,
+          gives={200: "*/*", 304: None}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
     Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),
     Route("GET", "/readyz", health.show_ready, OPEN, gives={200: health.Health}, problems=("UNAVAILABLE",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -153,12 +154,14 @@ async def test_the_stream_tells_one_task_closely(api: Api, stranger: Api, node: 
     await node.progress(offer.lease, 40, message="half way")
     async with stream(api, task=task_id) as frames:
         told = await until(frames, "task", lambda event: event["kind"] == "progress")
-        assert told == {"kind": "progress", "progress": 40, "message": "half way"}
+        assert (told["progress"], told["message"]) == (40, "half way")
+        assert abs(told["at"] / 1000 - time.time()) < SECONDS
         await node.finish(offer.lease, status=200)
         end = await until(frames, "task", lambda event: event["kind"] == "end")
-    assert end == {"kind": "end", "state": "finished", "status": 200, "error": None}
+    ended = {"kind": "end", "state": "finished", "status": 200, "error": None}
+    assert end == ended | {"at": end["at"]}
     async with stream(api, task=task_id) as frames:
-        assert await until(frames, "task", lambda _: True) == end
+        assert await until(frames, "task", lambda _: True) == ended
     (await stranger("GET", f"/v1/events?task={task_id}")).problem(404, "NOT_FOUND")
     (await api("GET", "/v1/events?task=x")).problem(404, "NOT_FOUND")
 
