@@ -1,33 +1,38 @@
 """The Docker Engine: the one place that speaks to it.
 
-Every call runs in a small bounded pool of threads and has a time limit, so a hung engine costs a
-caller its limit and nobody else anything. What the engine answers becomes frozen values here, and what it
-refuses becomes one of three exceptions: nothing else of the docker library leaves this module.
+Every call has a time limit, so a hung engine costs a caller its limit and nobody else anything. What the engine
+answers becomes frozen values here, and what it refuses becomes one of three exceptions.
 
-No thread waits for a container. Its output comes over an attached socket that asyncio reads, and the
-end of that stream is the sign to look whether the container ended.
+Nothing waits for a container. Its output comes over an attached socket, and the end of that stream is the sign to look
+whether the container ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import os
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import docker
-import docker.errors
-import docker.utils
-import requests
+import aiohttp
+import msgspec
 
+from agent.containers.engine_http import EngineHttp, address_of, segment
 from agent.containers.engine_log import Logged
-from agent.containers.engine_values import EngineError, EngineUnavailable, Facts, Image, Inspection, Listed, NotFound
+from agent.containers.engine_values import (
+    EngineError,
+    EngineUnavailable,
+    Facts,
+    Image,
+    Inspection,
+    Listed,
+    NotFound,
+    inspection_of,
+    seconds_of,
+)
+from agent.containers.registry_login import login_for
 
 __all__ = [
     "Attachment",
@@ -40,7 +45,6 @@ __all__ = [
     "Listed",
     "Logged",
     "NotFound",
-    "Pull",
 ]
 
 CALL_SECONDS = 30.0
@@ -54,14 +58,6 @@ SIGNAL_SECONDS = 5.0
 
 STALL_SECONDS = 60.0
 """A pull that says nothing for so long is given up."""
-
-THREADS = 8
-URGENT_THREADS = 2
-"""For signals, which must not wait behind slow starts."""
-
-PULLS = 3
-
-T = TypeVar("T")
 
 
 class Attachment:
@@ -80,22 +76,6 @@ class Attachment:
         self.writer.transport.abort()
 
 
-class Pull:
-    """A pull under way, which may be told to stop."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """Make the pull end soon, with `EngineUnavailable`."""
-        self._stopped.set()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stopped.is_set()
-
-
 class Engine:
     """The engine that ``DOCKER_HOST`` names, or the one at Docker's usual socket.
 
@@ -107,12 +87,7 @@ class Engine:
     def __init__(self) -> None:
         self.in_doubt = asyncio.Event()
         self.live_restore = False
-        self._address = ""
-        self._threads = ThreadPoolExecutor(THREADS, "engine")
-        self._urgent = ThreadPoolExecutor(URGENT_THREADS, "engine-urgent")
-        self._pulls = ThreadPoolExecutor(PULLS, "engine-pull")
-        self._client: docker.APIClient | None = None
-        self._pull_client: docker.APIClient | None = None
+        self._http: EngineHttp | None = None
 
     async def connect(self) -> Facts:
         """Find the engine and learn what it is.
@@ -120,21 +95,11 @@ class Engine:
         Raises:
             EngineUnavailable: There is none, it may not be used, or it runs no Linux containers.
         """
-        where = docker.utils.kwargs_from_env()
-        if where.get("tls") or not str(where.get("base_url", "unix://")).startswith(("unix://", "tcp://")):
-            raise EngineUnavailable("DOCKER_HOST must name a unix socket or a plain TCP address of a local engine")
-
-        self._address = str(where.get("base_url") or "unix:///var/run/docker.sock")
-
-        def connect() -> dict[str, Any]:
-            self._close_clients()
-            self._client = docker.APIClient(**where, version="auto", timeout=int(START_SECONDS), num_pools=THREADS)
-            self._pull_client = docker.APIClient(
-                **where, version=self._client.api_version, timeout=int(STALL_SECONDS), num_pools=PULLS
-            )
-            return dict(self._client.info())
-
-        info = await self._in_thread(connect)
+        address = address_of(os.environ)
+        if self._http is None:
+            self._http = EngineHttp(address, self.in_doubt)
+        await self._http.ask_version(START_SECONDS)
+        info = await self._call("GET", "/info")
         self.live_restore = bool(info.get("LiveRestoreEnabled"))
         if info["OSType"] != "linux":
             raise EngineUnavailable(f"the engine runs {info['OSType']} containers, and fernd needs Linux ones")
@@ -149,13 +114,12 @@ class Engine:
 
     async def now(self) -> float:
         """Give the time of the engine's own clock in epoch seconds."""
-        return _seconds((await self._call(lambda client: client.info()))["SystemTime"])
+        return seconds_of((await self._call("GET", "/info"))["SystemTime"])
 
     async def close(self) -> None:
-        """Let go of the connections. Calls under way end by their own limits."""
-        for threads in (self._threads, self._urgent, self._pulls):
-            threads.shutdown(wait=False, cancel_futures=True)
-        self._close_clients()
+        """Let go of the connections."""
+        if self._http is not None:
+            await self._http.close()
 
     # images
 
@@ -165,13 +129,13 @@ class Engine:
         Raises:
             NotFound: It is not.
         """
-        found = await self._call(lambda client: client.inspect_image(reference))  # type: ignore[no-untyped-call]
+        found = await self._call("GET", f"/images/{segment(reference)}/json")
         config = found.get("Config") or {}
         return Image(found["Id"], config.get("User") or "", tuple(config.get("Volumes") or ()))
 
     async def images(self) -> list[str]:
         """List the references, by tag and by digest, of the images that are present."""
-        found = await self._call(lambda client: client.images())
+        found = await self._call("GET", "/images/json")
         references = {
             reference
             for image in found
@@ -180,37 +144,35 @@ class Engine:
         }
         return sorted(references)
 
-    async def pull(self, reference: str, pull: Pull, progress: Callable[[int, int], None]) -> None:
-        """Pull an image.
+    async def pull(self, reference: str, progress: Callable[[int, int], None]) -> None:
+        """Pull an image, with the login that the user has at its registry. Cancelled, the engine stops it.
 
         Args:
             progress: Called with the bytes pulled so far and in all.
 
         Raises:
             EngineError: The engine or the registry refused.
-            EngineUnavailable: Nothing came for `STALL_SECONDS`, or the pull was stopped.
+            EngineUnavailable: Nothing came for `STALL_SECONDS`.
         """
         repository, tag = _split_reference(reference)
-        loop = asyncio.get_running_loop()
-
-        def run() -> None:
-            layers: dict[str, tuple[int, int]] = {}
-            client = _given(self._pull_client)
-            with contextlib.closing(client.pull(repository, tag, stream=True, decode=True)) as lines:
-                for line in lines:
-                    if pull.stopped:
-                        raise EngineUnavailable("the pull was stopped")
-                    if "error" in line:
-                        raise EngineError(0, str(line["error"]))
-                    if _count_layer(line, layers):
-                        done, total = (sum(column) for column in zip(*layers.values(), strict=True))
-                        loop.call_soon_threadsafe(progress, done, total)
-
+        query = {"fromImage": repository, "tag": tag}
+        headers = await login_for(reference)
+        response = await self._given.open(
+            "POST", "/images/create", query, headers=headers, limit=STALL_SECONDS, stall=STALL_SECONDS
+        )
+        layers: dict[str, tuple[int, int]] = {}
         try:
-            await self._in_thread(run, threads=self._pulls, limit=None)
-        except asyncio.CancelledError:
-            pull.stop()
-            raise
+            async for text in response.content:
+                line = msgspec.json.decode(text)
+                if "error" in line:
+                    raise EngineError(0, str(line["error"]))
+                if _count_layer(line, layers):
+                    done, total = (sum(column) for column in zip(*layers.values(), strict=True))
+                    progress(done, total)
+        except (aiohttp.ClientError, OSError) as error:  # a time-out is one too
+            raise EngineUnavailable(f"the pull broke off: {error}") from None
+        finally:
+            response.close()
 
     async def import_image(self, layer: bytes, repository: str, tag: str) -> None:
         """Make an image of one layer.
@@ -218,19 +180,15 @@ class Engine:
         Args:
             layer: A tar archive.
         """
-
-        def run(client: docker.APIClient) -> None:
-            answer = client.import_image_from_data(layer, repository=repository, tag=tag)
-            last = json.loads(answer.strip().splitlines()[-1])
-            if "error" in last:
-                raise EngineError(0, str(last["error"]))
-
-        await self._call(run)
+        query = {"fromSrc": "-", "repo": repository, "tag": tag}
+        for line in await self._given.lines("POST", "/images/create", query, layer, limit=CALL_SECONDS):
+            if "error" in line:
+                raise EngineError(0, str(line["error"]))
 
     async def remove_image(self, reference: str) -> None:
         """Remove an image, if it is there."""
         with contextlib.suppress(NotFound):
-            await self._call(lambda client: client.remove_image(reference, force=True))
+            await self._call("DELETE", f"/images/{segment(reference)}", {"force": "1"})
 
     # containers
 
@@ -240,34 +198,13 @@ class Engine:
         Args:
             arguments: The body of the API's call; see `spec.arguments`.
         """
-
-        def run(client: docker.APIClient) -> str:
-            return str(client.create_container_from_config(dict(arguments), name)["Id"])  # type: ignore[no-untyped-call]
-
-        return await self._call(run, limit=START_SECONDS)
+        made = await self._call("POST", "/containers/create", {"name": name}, arguments, limit=START_SECONDS)
+        return str(made["Id"])
 
     async def attach(self, container: str, stdin: bool = False) -> Attachment:
         """Take hold of a container's streams. Before `start`, so that nothing is lost."""
-        wanted = True
-
-        def run(client: docker.APIClient) -> socket.socket:
-            streams = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
-            hijacked: Any = client.attach_socket(container, params=streams)
-            # The socket belongs to a response of the library, which would close it. It is ours from now on.
-            raw = socket.socket(fileno=hijacked._sock.detach())  # noqa: SLF001
-            hijacked._response.close()  # noqa: SLF001
-            if not wanted:
-                raw.close()
-            return raw
-
-        try:
-            raw = await self._call(run)
-        except BaseException:
-            wanted = False
-            raise
-        raw.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=raw, limit=64 * 1024)
-        return Attachment(reader, writer)
+        streams = {"stdin": str(int(stdin)), "stdout": "1", "stderr": "1", "stream": "1"}
+        return Attachment(*await self._given.hijack(f"/containers/{container}/attach", streams, CALL_SECONDS))
 
     async def logged(self, container: str, follow: bool) -> Logged:
         """Read what a container wrote from its beginning.
@@ -280,15 +217,13 @@ class Engine:
         Raises:
             NotFound: It is gone.
         """
-        try:
-            return await Logged.open(self._address, _given(self._client).api_version, container, follow)
-        except EngineUnavailable:
-            self.in_doubt.set()
-            raise
+        query = {"stdout": "1", "stderr": "1", "follow": str(int(follow)), "details": "1"}
+        path = f"/containers/{container}/logs"
+        return Logged(await self._given.open("GET", path, query, headers={}, limit=CALL_SECONDS, stall=0))
 
     async def start(self, container: str) -> None:
         """Start a container that was created."""
-        await self._call(lambda client: client.start(container), limit=START_SECONDS)
+        await self._call("POST", f"/containers/{container}/start", limit=START_SECONDS)
 
     async def inspect(self, container: str) -> Inspection:
         """Look at a container.
@@ -296,26 +231,26 @@ class Engine:
         Raises:
             NotFound: It is gone.
         """
-        return _inspection(await self._call(lambda client: client.inspect_container(container)))
+        return inspection_of(await self._call("GET", f"/containers/{container}/json"))
 
     async def kill(self, container: str, signal: str) -> None:
         """Send a signal to a container that runs; one that ended is passed over."""
         with contextlib.suppress(EngineError):
-            client = _given(self._client)
-            await self._in_thread(lambda: client.kill(container, signal), self._urgent, SIGNAL_SECONDS)
+            query = {"signal": signal}
+            await self._given.call("POST", f"/containers/{container}/kill", query, limit=SIGNAL_SECONDS, urgent=True)
 
     async def pause(self, container: str) -> None:
         """Freeze a container."""
-        await self._call(lambda client: client.pause(container))
+        await self._call("POST", f"/containers/{container}/pause")
 
     async def unpause(self, container: str) -> None:
         """Let a frozen container go on."""
-        await self._call(lambda client: client.unpause(container))
+        await self._call("POST", f"/containers/{container}/unpause")
 
     async def remove(self, container: str) -> None:
         """Remove a container with its anonymous volumes, running or not, if it is there."""
         try:
-            await self._call(lambda client: client.remove_container(container, v=True, force=True))
+            await self._call("DELETE", f"/containers/{container}", {"v": "1", "force": "1"})
         except NotFound:
             pass
         except EngineError as error:
@@ -324,7 +259,7 @@ class Engine:
 
     async def containers(self, label: str) -> list[Listed]:
         """List all containers with a label, given as ``name=value``, whether they run or not."""
-        found = await self._call(lambda client: client.containers(all=True, filters={"label": [label]}))
+        found = await self._call("GET", "/containers/json", {"all": "1", **_filters(label=[label])})
         return [
             Listed(each["Id"], each["Names"][0].lstrip("/"), dict(each["Labels"] or {}), float(each["Created"]))
             for each in found
@@ -336,16 +271,12 @@ class Engine:
         None where the engine does not remember the container's start: it was restarted since, or has
         forgotten it, for it keeps its last 256 events only.
         """
-
-        def run(client: docker.APIClient) -> int | None:
-            # Fractions of a second count, which the library's types do not know.
-            # By the engine's clock: a moment that has not come for it would be waited for.
-            now: Any = f"{_seconds(client.info()['SystemTime']):.3f}"
-            filters = {"container": [container], "event": ["start", "kill"]}
-            seen = [event["Action"] for event in client.events(since=1, until=now, filters=filters, decode=True)]
-            return seen.count("kill") if "start" in seen else None
-
-        return await self._call(run)
+        # Until now by the engine's clock: a moment that has not come for it would be waited for.
+        until = f"{await self.now():.3f}"
+        asked = {"since": "1", "until": until, **_filters(container=[container], event=["start", "kill"])}
+        lines = await self._given.lines("GET", "/events", asked, limit=CALL_SECONDS)
+        seen = [event["Action"] for event in lines]
+        return seen.count("kill") if "start" in seen else None
 
     async def remembers(self, container: str) -> bool:
         """Say whether the engine that answers now has surely been there since a container was started."""
@@ -353,91 +284,65 @@ class Engine:
 
     # networks
 
-    async def ensure_network(self, name: str, arguments: Mapping[str, Any]) -> None:
+    async def ensure_network(
+        self, name: str, *, internal: bool, options: Mapping[str, str], labels: Mapping[str, str]
+    ) -> None:
         """Create a bridge network unless there is one of that name."""
-        if not await self._call(lambda client: client.networks(names=[f"^{re.escape(name)}$"])):
-            await self._call(lambda client: client.create_network(name, driver="bridge", **arguments))
+        if not await self._call("GET", "/networks", _filters(name=[f"^{re.escape(name)}$"])):
+            content = {"Name": name, "Driver": "bridge", "Internal": internal, "Options": options, "Labels": labels}
+            await self._call("POST", "/networks/create", content=content)
 
     async def remove_network(self, name: str) -> bool:
         """Remove a network; False where there was none."""
         try:
-            await self._call(lambda client: client.remove_network(name))
+            await self._call("DELETE", f"/networks/{name}")
         except NotFound:
             return False
         return True
 
     async def networks(self, label: str) -> list[Listed]:
         """List all networks with a label, given as ``name=value``."""
-        found = await self._call(lambda client: client.networks(filters={"label": [label]}))
+        found = await self._call("GET", "/networks", _filters(label=[label]))
         return [
-            Listed(each["Id"], each["Name"], dict(each["Labels"] or {}), _seconds(each["Created"])) for each in found
+            Listed(each["Id"], each["Name"], dict(each["Labels"] or {}), seconds_of(each["Created"])) for each in found
         ]
 
     # volumes
 
     async def volumes(self, label: str) -> list[Listed]:
         """List all volumes with a label, given as ``name=value``."""
-        found = await self._call(lambda client: client.volumes(filters={"label": [label]}))
+        found = await self._call("GET", "/volumes", _filters(label=[label]))
         return [
-            Listed(each["Name"], each["Name"], dict(each["Labels"] or {}), _seconds(each.get("CreatedAt") or ""))
+            Listed(each["Name"], each["Name"], dict(each["Labels"] or {}), seconds_of(each.get("CreatedAt") or ""))
             for each in found["Volumes"] or ()
         ]
 
     async def remove_volume(self, name: str) -> None:
         """Remove a volume, if it is there."""
         with contextlib.suppress(NotFound):
-            await self._call(lambda client: client.remove_volume(name))
+            await self._call("DELETE", f"/volumes/{name}")
 
     # calls
 
-    def _close_clients(self) -> None:
-        for client in (self._client, self._pull_client):
-            if client is not None:
-                client.close()
+    @property
+    def _given(self) -> EngineHttp:
+        if self._http is None:
+            raise EngineUnavailable("the engine was not connected to")
+        return self._http
 
-    async def _call(self, call: Callable[[docker.APIClient], T], limit: float = CALL_SECONDS) -> T:
-        return await self._in_thread(lambda: call(_given(self._client)), limit=limit)
-
-    async def _in_thread(
-        self, call: Callable[[], T], threads: ThreadPoolExecutor | None = None, limit: float | None = CALL_SECONDS
-    ) -> T:
-        def run() -> T:
-            with _typed_errors():
-                return call()
-
-        try:
-            async with asyncio.timeout(limit):
-                return await asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
-        except TimeoutError:
-            self.in_doubt.set()
-            raise EngineUnavailable(f"the engine did not answer within {limit:g} s") from None
-        except EngineUnavailable:
-            self.in_doubt.set()
-            raise
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        content: object = None,
+        limit: float | None = None,
+    ) -> Any:
+        return await self._given.call(method, path, query, content, limit=limit or CALL_SECONDS)
 
 
-@contextlib.contextmanager
-def _typed_errors() -> Iterator[None]:
-    """Turn the library's exceptions into ours."""
-    try:
-        yield
-    except docker.errors.NotFound as error:
-        raise NotFound(404, str(error.explanation)) from None
-    except docker.errors.APIError as error:
-        status = error.status_code or 0
-        if status in {502, 503, 504}:
-            raise EngineUnavailable(f"the engine answered {status}") from None
-        raise EngineError(status, str(error.explanation)) from None
-    except docker.errors.DockerException as error:
-        raise EngineUnavailable(f"no Docker Engine can be used: {error}") from None
-    except (requests.RequestException, OSError) as error:
-        raise EngineUnavailable(f"the Docker Engine does not answer: {error}") from None
-
-
-def _given(client: docker.APIClient | None) -> docker.APIClient:
-    if client is None:
-        raise EngineUnavailable("the engine was not connected to")
-    return client
+def _filters(**filters: list[str]) -> dict[str, str]:
+    return {"filters": msgspec.json.encode(filters).decode()}
 
 
 def _split_reference(reference: str) -> tuple[str, str]:
@@ -460,43 +365,3 @@ def _count_layer(line: Mapping[str, Any], layers: dict[str, tuple[int, int]]) ->
     else:
         return False
     return True
-
-
-def _seconds(text: str) -> float:
-    """Read a time as the engine writes it, with up to nine digits after the point; 0 where it stands for none."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text)
-    if match is None or text.startswith("0001"):
-        return 0.0
-    return datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00")).timestamp() + float(match[2] or 0)
-
-
-def _inspection(found: Mapping[str, Any]) -> Inspection:
-    state, host = found["State"], found["HostConfig"]
-    settings = found.get("NetworkSettings") or {}
-    return Inspection(
-        id=found["Id"],
-        name=found["Name"].lstrip("/"),
-        running=state["Running"],
-        paused=state["Paused"],
-        exit_code=state["ExitCode"],
-        oom_killed=state["OOMKilled"],
-        pid=state["Pid"],
-        addresses={
-            name: network["IPAddress"]
-            for name, network in (settings.get("Networks") or {}).items()
-            if network.get("IPAddress")
-        },
-        ports={
-            int(inside.partition("/")[0]): int(outside[0]["HostPort"])
-            for inside, outside in (settings.get("Ports") or {}).items()
-            if outside
-        },
-        labels=dict(found["Config"].get("Labels") or {}),
-        image=found["Config"]["Image"],
-        memory=(host.get("Memory") or 0) // (1024 * 1024),
-        network=host["NetworkMode"],
-        runtime=host.get("Runtime") or "",
-        privileged=bool(host.get("Privileged")),
-        started=_seconds(state["StartedAt"]),
-        finished=_seconds(state["FinishedAt"]) if not state["Running"] else 0.0,
-    )

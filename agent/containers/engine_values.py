@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
 
@@ -99,3 +102,44 @@ class Listed(Struct, frozen=True):
     name: str
     labels: Mapping[str, str]
     created: float = 0.0
+
+
+def seconds_of(text: str) -> float:
+    """Read a time as the engine writes it, with up to nine digits after the point; 0 where it stands for none."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text)
+    if match is None or text.startswith("0001"):
+        return 0.0
+    return datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00")).timestamp() + float(match[2] or 0)
+
+
+def inspection_of(found: Mapping[str, Any]) -> Inspection:
+    """Read what the engine says of a container."""
+    state, host = found["State"], found["HostConfig"]
+    settings = found.get("NetworkSettings") or {}
+    return Inspection(
+        id=found["Id"],
+        name=found["Name"].lstrip("/"),
+        running=state["Running"],
+        paused=state["Paused"],
+        exit_code=state["ExitCode"],
+        oom_killed=state["OOMKilled"],
+        pid=state["Pid"],
+        addresses={
+            name: network["IPAddress"]
+            for name, network in (settings.get("Networks") or {}).items()
+            if network.get("IPAddress")
+        },
+        ports={
+            int(inside.partition("/")[0]): int(outside[0]["HostPort"])
+            for inside, outside in (settings.get("Ports") or {}).items()
+            if outside
+        },
+        labels=dict(found["Config"].get("Labels") or {}),
+        image=found["Config"]["Image"],
+        memory=(host.get("Memory") or 0) // (1024 * 1024),
+        network=host["NetworkMode"],
+        runtime=host.get("Runtime") or "",
+        privileged=bool(host.get("Privileged")),
+        started=seconds_of(state["StartedAt"]),
+        finished=seconds_of(state["FinishedAt"]) if not state["Running"] else 0.0,
+    )

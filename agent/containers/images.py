@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound, Pull
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound
 
 log = structlog.get_logger()
 
@@ -111,7 +111,7 @@ class Images:
     async def _pull_with_retries(self, reference: str, shared: _Shared) -> None:
         for attempt in range(1, TRIES + 1):
             try:
-                await self._engine.pull(reference, Pull(), shared.progress)
+                await self._engine.pull(reference, shared.progress)
             except EngineError as error:
                 reason = error.message
                 final = 400 <= error.status < 500 or _FINAL.search(reason) is not None

@@ -60,7 +60,7 @@ class Networks:
         """
         if kind in self._made:
             return
-        await self._engine.ensure_network(self.name(kind), self._arguments(kind))
+        await self._engine.ensure_network(self.name(kind), **self._arguments(kind))
         try:
             await firewall.guard(self.bridge(kind), outbound=kind == "internet")
         except firewall.FirewallError as error:

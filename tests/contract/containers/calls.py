@@ -36,7 +36,11 @@ class running_host:  # noqa: N801 - reads as the function that it is
         self.host = ContainerHost(containers, node_id or str(uuid.uuid4()), memory, marks=marks)
 
     async def __aenter__(self) -> ContainerHost:
-        await self.host.start()
+        try:
+            await self.host.start()
+        except BaseException:
+            await self.host.stop()
+            raise
         return self.host
 
     async def __aexit__(self, *_: object) -> None:

@@ -24,7 +24,6 @@ from agent.containers.engine import (
     Inspection,
     Listed,
     NotFound,
-    Pull,
 )
 
 
@@ -75,7 +74,7 @@ class FakeEngine(Engine):
     async def images(self) -> list[str]:
         return sorted(self.present)
 
-    async def pull(self, reference: str, pull: Pull, progress: Callable[[int, int], None]) -> None:
+    async def pull(self, reference: str, progress: Callable[[int, int], None]) -> None:
         raise EngineError(404, f"{reference} not found")
 
     async def create(self, name: str, arguments: Mapping[str, Any]) -> str:

@@ -72,6 +72,13 @@ async def crash(host: ContainerHost, *work: asyncio.Task[Any]) -> None:
     await host.engine.close()
 
 
+async def fed(host: ContainerHost) -> None:
+    """Wait until a job has its input: its output may come before."""
+    async with asyncio.timeout(20):
+        while not host.marks.names():
+            await asyncio.sleep(0.01)
+
+
 def begin(host: ContainerHost, given: Offer, spool: Path, heard: Heard | None = None, **more: Any) -> Invocation:
     return Invocation(given, more.pop("body", b""), host, heard or Heard(), spool, RESULT_LIMIT, **more)
 
@@ -146,6 +153,7 @@ async def test_a_running_job_goes_on(start: Start, tmp_path: Path, client: Any) 
     running = asyncio.create_task(begin(host, given, tmp_path, heard, body=b"input").run())
     await heard.until(lambda heard: ("stderr", b"begun with 5 bytes") in heard.lines)
     before = await present(client, tested)
+    await fed(host)
     await crash(host, running)
     host = await start()
     assert await present(client, tested) == before
@@ -169,6 +177,7 @@ async def test_a_job_that_ended_meanwhile(start: Start, tmp_path: Path) -> None:
     given, heard = offer(tested, "do=slowly&value=1&exit=3"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: any(b"begun" in line for _, line in heard.lines))
+    await fed(host)
     await crash(host, running)
     await asyncio.sleep(2)
     host = await start()
@@ -186,6 +195,7 @@ async def test_the_timeout_of_a_job_goes_on(start: Start, tmp_path: Path) -> Non
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
     await asyncio.sleep(1)
+    await fed(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)
@@ -229,6 +239,7 @@ async def test_a_readopted_job_can_be_cancelled(start: Start, tmp_path: Path) ->
     given, heard = offer(tested, "do=sleep&value=30"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
+    await fed(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)
@@ -245,6 +256,7 @@ async def test_a_readopted_job_that_is_gone(start: Start, tmp_path: Path, client
     given, heard = offer(tested, "do=sleep&value=30"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
+    await fed(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.containers.engine import THREADS, EngineError
+from agent.containers.engine import EngineError
+from agent.containers.engine_http import CALLS
 from agent.invocation import GaveBack, Ran
 from agent.protocol import INLINE_LIMIT, Outcome, Revision
 from tests.contract.containers.calls import (
@@ -252,22 +252,24 @@ async def test_what_fails_for_no_known_reason(
 
 async def test_a_signal_does_not_wait(call: Caller) -> None:
     """A cancel reaches the function at once, also while the engine is busy with as many slow calls as there may be."""
-    tested, heard, slow = revision(), Heard(), threading.Event()
+    tested, heard = revision(), Heard()
     invocation = call.prepare(tested, "do=sleep&value=30", heard=heard)
     running = asyncio.create_task(invocation.run())
     await heard.until(lambda heard: bool(heard.lines))
     container = invocation._execution.container
     assert container is not None
     assert container.door is not None
-    busy = [asyncio.create_task(call.host.engine._in_thread(slow.wait)) for _ in range(THREADS)]
+    turn = call.host.engine._given._turn
+    for _ in range(CALLS):
+        await turn.acquire()
     try:
         invocation.stop("cancelled")
         async with asyncio.timeout(1):
             while await container.door.accepts():
                 await asyncio.sleep(0.02)
     finally:
-        slow.set()
-        await asyncio.gather(*busy)
+        for _ in range(CALLS):
+            turn.release()
     result = await running
     assert isinstance(result, Ran)
     assert result.outcome.ending == "cancelled"

@@ -244,9 +244,9 @@ async def test_the_engine_is_lost(images: None, tmp_path: Path, monkeypatch: pyt
     """Where the engine does not answer an attempt is given back, and says whether it had begun."""
     async with running_host() as host:
         call, tested = Caller(host, tmp_path), revision()
-        working = host.engine._client
-        host.engine._client = None
+        working = host.engine._http
+        host.engine._http = None
         back = await call.gives_back(tested)
-        host.engine._client = working
+        host.engine._http = working
         assert (back.reason, back.started) == ("engine_lost", False)
         assert (await call(tested)).outcome.ending == "answered"
