@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -82,9 +83,24 @@ def build(
         handler = _guarded(route)
         for method in methods:
             app.router.add_route(method, route.path, handler, expect_handler=_expect_nothing_yet)
+    _refuse_other_methods(app)
     app.on_startup.append(_start)
     app.on_shutdown.append(_stop)
     return app
+
+
+def _refuse_other_methods(app: web.Application) -> None:
+    """Let a path that has a name of its own not be taken for an id where it does not know a method."""
+    named: dict[str, set[str]] = {}
+    for resource in app.router.resources():
+        if "{" not in resource.canonical:
+            named.setdefault(resource.canonical, set()).update(route.method for route in resource)
+    for path, methods in named.items():
+        app.router.add_route("*", path, partial(_refuse_method, methods), expect_handler=_expect_nothing_yet)
+
+
+async def _refuse_method(allowed: Collection[str], request: web.Request) -> web.StreamResponse:
+    raise web.HTTPMethodNotAllowed(request.method, allowed)
 
 
 async def _start(app: web.Application) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from agent.codes import CODES, TASKS
 from dispatcher import problem
-from dispatcher.routes.table import Access, Parameter, Route
+from dispatcher.browser import COOKIE, CSRF_HEADER
+from dispatcher.routes.table import ACCOUNT_ID, NODE_ID, OBJECT_ID, Access, Parameter, Route
 
 _REF = "#/components/schemas/{name}"
 
@@ -25,12 +26,19 @@ _BY_ACCESS = {
 }
 _SCHEME = {Access.ACCOUNT: "account", Access.JOIN: "join", Access.NODE: "node"}
 _IN_PATH = {
-    "id": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
-    "taskId": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
+    "id": OBJECT_ID,
+    "taskId": OBJECT_ID,
+    "nodeId": NODE_ID,
+    "accountId": ACCOUNT_ID,
     "version": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
     "file": {"type": "string", "pattern": "^[a-z.]+$"},
-    "nodeId": {"type": "string", "format": "uuid"},
-    "accountId": {"type": "string", "pattern": "^[0-9a-z]{1,24}$"},
+}
+
+_BROWSER = {
+    "type": "apiKey",
+    "in": "cookie",
+    "name": COOKIE,
+    "description": f"The cookie of a browser that logged in. What changes something needs {CSRF_HEADER}, too.",
 }
 
 
@@ -42,7 +50,7 @@ def describe(table: Sequence[Route], version: str) -> dict[str, Any]:
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in table:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, table)
     return {
         "openapi": "3.1.0",
         "info": {"title": "fernd", "version": version, "description": "Runs tasks on functions, on your own machines."},
@@ -56,15 +64,16 @@ def describe(table: Sequence[Route], version: str) -> dict[str, Any]:
                     ("join", "a node that joins"),
                     ("node", "a node: its credential"),
                 )
-            },
+            }
+            | {"browser": _BROWSER},
         },
     }
 
 
-def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _operation(route: Route, schema_of: dict[Any, dict[str, Any]], table: Sequence[Route]) -> dict[str, Any]:
     first, _, rest = (route.handler.__doc__ or "").partition(". ")
     operation: dict[str, Any] = {
-        "operationId": re.sub(r"_(\w)", lambda found: found[1].upper(), route.handler.__name__),
+        "operationId": _name(route),
         "summary": first.rstrip("."),
         "tags": [route.path.removeprefix("/v1").split("/")[1] or "dashboard"],
     }
@@ -74,12 +83,16 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
         operation["description"] = rest
     if route.access in _SCHEME:
         operation["security"] = [{_SCHEME[route.access]: []}]
+    if route.access is Access.ACCOUNT:
+        operation["security"].append({"browser": []})
     parameters = [*_in_path(route.path), *_given("query", route.query), *_given("header", route.headers)]
     if parameters:
         operation["parameters"] = parameters
     if route.asks is not None:
         operation["requestBody"] = {"required": not route.optional, "content": _content(route.asks, schema_of)}
     answers = {str(status): _answer(status, kind, schema_of) for status, kind in route.gives.items()}
+    if route.makes:
+        answers["201"]["links"] = dict(_links(route, table))
     answers |= _problems(sorted({*_BY_ACCESS[route.access], *route.problems}), schema_of)
     if route.forwards:
         answers["default"] = {
@@ -90,14 +103,26 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     return operation | {"responses": answers}
 
 
+def _name(route: Route) -> str:
+    return re.sub(r"_(\w)", lambda found: found[1].upper(), route.handler.__name__)
+
+
+def _links(route: Route, table: Sequence[Route]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Say what can be done with what a route makes."""
+    parameter = re.findall(r"\{(\w+)\}", route.makes)[-1]
+    for other in table:
+        if other is not route and (other.path == route.makes or other.path.startswith(f"{route.makes}/")):
+            yield _name(other), {"operationId": _name(other), "parameters": {parameter: "$response.body#/id"}}
+
+
 def _in_path(path: str) -> Iterable[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)\}", path):
         yield {"name": name, "in": "path", "required": True, "schema": _IN_PATH[name]}
 
 
 def _given(where: str, parameters: Sequence[Parameter]) -> Iterable[dict[str, Any]]:
-    for name, meaning, schema in parameters:
-        yield {"name": name, "in": where, "description": meaning, "schema": dict(schema)}
+    for name, meaning, schema, required in parameters:
+        yield {"name": name, "in": where, "description": meaning, "required": required, "schema": dict(schema)}
 
 
 def _answer(status: int, kind: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dispatcher.store.access import Account, AuditLine, LastToken, NameTaken, Sc
 YEAR = 365 * 86_400
 
 Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Scopes = Annotated[set[Scope], Meta(min_length=1)]
+Scopes = Annotated[list[Scope], Meta(min_length=1)]
 ExpiresIn = Annotated[int, Meta(ge=1, le=10 * YEAR, description="Seconds")]
 
 

@@ -33,6 +33,11 @@ ENV_BYTES = 64 * 1024
 CHANGE_TRIES = 5
 """So often a change is tried again when another one came between."""
 
+
+def _none_or(least: float) -> dict[str, Any]:
+    return {"anyOf": [{"const": 0}, {"minimum": least}]}
+
+
 # A `$` alone would let a line break pass behind it.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
 Description = Annotated[str, Meta(max_length=80)]
@@ -50,8 +55,12 @@ Grace = Annotated[
     int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
 ]
 Timeout = Annotated[int, Meta(ge=1, le=900, description="Seconds")]
-CpuCount = Annotated[float, Meta(ge=0, le=64, description="CPUs; 0, or at least 0.01")]
-MemSize = Annotated[int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6")]
+CpuCount = Annotated[
+    float, Meta(ge=0, le=64, description="CPUs; 0, or at least 0.01", extra_json_schema=_none_or(LEAST_CPU))
+]
+MemSize = Annotated[
+    int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6", extra_json_schema=_none_or(LEAST_MEMORY))
+]
 NetworkLatency = Annotated[float, Meta(ge=0, le=60_000, description="Milliseconds")]
 
 _IMAGE = re.compile(

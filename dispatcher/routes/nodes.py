@@ -58,7 +58,7 @@ class Credential(Struct, frozen=True):
 class NodeChange(Struct, frozen=True, forbid_unknown_fields=True):
     """Restores a node. To remove one, use DELETE."""
 
-    disabled: bool = False
+    disabled: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
 
 
 class NodeCapabilities(Struct, frozen=True, rename="camel"):

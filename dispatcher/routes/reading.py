@@ -33,6 +33,15 @@ _MISSING = re.compile(r"missing required field `(.*)`")
 T = TypeVar("T")
 
 
+def _number(text: str) -> int | float:
+    """Read a number that is written with a point or an exponent: 2.0 and 2e0 are 2 in JSON, and as good."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+_documents = msgspec.json.Decoder(float_hook=_number)
+
+
 class Body(Struct, frozen=True):
     """A body that was read.
 
@@ -62,7 +71,7 @@ async def document(request: web.Request, kind: type[T], *, default: T | None = N
     if not content and default is not None:
         return default
     try:
-        return msgspec.json.decode(content, type=kind)
+        return msgspec.convert(_documents.decode(content), kind)
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -46,6 +46,7 @@ class Parameter(NamedTuple):
     name: str
     meaning: str
     schema: Mapping[str, object] = {"type": "string"}
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Route:
         optional: The body may be left out.
         gives: By status: type of the JSON body, or a content type, or None for no body.
         problems: Codes beside those that every route of its access may give.
+        makes: The path at which what it creates is found, by the `id` of the answer.
         forwards: Answers may be a function's own: any status, any headers, any body.
     """
 
@@ -72,6 +74,7 @@ class Route:
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     problems: tuple[str, ...] = ()
+    makes: str = ""
     forwards: bool = False
 
     def __post_init__(self) -> None:
@@ -79,25 +82,41 @@ class Route:
             raise ValueError(f"{self.method} {self.path}: scopes go with the access of an account")
 
 
-PAGE = (
-    Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
-    Parameter("cursor", "Where the page starts; from the Link header of the one before."),
-)
-SHORT_PAGE = (
-    Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}),
-    PAGE[1],
-)
-WATCHED = Parameter("task", "Tell what happens to this task, too.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
+OBJECT_ID = {"type": "string", "pattern": "^[0-9a-f]{24}$"}
+NODE_ID = {"type": "string", "format": "uuid", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}
+ACCOUNT_ID = {"type": "string", "pattern": "^[0-9a-z]{1,24}$"}
+BYTE_COUNT = {"type": "string", "pattern": "^[0-9]{1,15}$"}
+
+LIMIT = Parameter("limit", "Entries of a page.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+SHORT_LIMIT = Parameter("limit", "Entries of a page.", {**LIMIT.schema, "maximum": 100})
+CURSOR = "Where the page starts; from the Link header of the one before."
+PAGE = (LIMIT, Parameter("cursor", CURSOR, OBJECT_ID))
+SHORT_PAGE = (SHORT_LIMIT, PAGE[1])
+PAGE_OF_NODES = (LIMIT, Parameter("cursor", CURSOR, NODE_ID))
+PAGE_OF_ACCOUNTS = (LIMIT, Parameter("cursor", CURSOR, ACCOUNT_ID))
+WATCHED = Parameter("task", "Tell what happens to this task, too.", OBJECT_ID)
 LAST_EVENT = Parameter("Last-Event-ID", "Go on after this event.")
 PREFER = Parameter("Prefer", "`wait=N`: wait up to N seconds, at most 60, for the result.")
-LEASE = Parameter(LEASE_HEADER, "`<attempt>:<token in hex>`")
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "Asking again with the same key gives the first task.",
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
+)
+LEASE = Parameter(
+    LEASE_HEADER,
+    "`<attempt>:<token in hex>`",
+    {"type": "string", "pattern": "^[0-9]{1,9}:[0-9a-f]{32}$"},
+    required=True,
+)
 RANGE = Parameter("Range", "`bytes=n-`: go on from the byte n.")
-OFFSET = Parameter(OFFSET_HEADER, "Bytes that are kept so far; the body goes on from there.")
-SIZE = Parameter(SIZE_HEADER, "Bytes of the whole result.")
-SHA256 = Parameter(SHA256_HEADER, "SHA-256 of the whole result, in hex.")
-FUNCTION = Parameter("functionId", "Only tasks of this function.", {"type": "string", "pattern": "^[0-9a-f]{24}$"})
+OFFSET = Parameter(OFFSET_HEADER, "Bytes that are kept so far; the body goes on from there.", BYTE_COUNT)
+SIZE = Parameter(SIZE_HEADER, "Bytes of the whole result.", BYTE_COUNT, required=True)
+SHA256 = Parameter(
+    SHA256_HEADER, "SHA-256 of the whole result.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, required=True
+)
+FUNCTION = Parameter("functionId", "Only tasks of this function.", OBJECT_ID)
 NAME = Parameter("name", "Only the function of this name.")
-OF_ACCOUNT = Parameter("account", "Only what belongs to this account.")
+OF_ACCOUNT = Parameter("account", "Only what belongs to this account.", ACCOUNT_ID)
 STATE = Parameter("state", "Only tasks in this state.", {"enum": list(tasks.FILTERS)})
 NODE_STATE = Parameter("state", "Only nodes in this state.", {"enum": list(nodes.NODE_STATES)})
 SEARCH = Parameter("search", "Only nodes with this in their id or description.")
@@ -123,7 +142,7 @@ TABLE = (
           query=(*PAGE, FUNCTION, STATE), gives={200: list[overview.TaskRow]}),
     Route("POST", "/v1/task/{id}", tasks.create_task, ACCOUNT, scopes=TASKS,
           asks=ANYTHING, optional=True, gives={201: tasks.Created}, forwards=True,
-          headers=(PREFER, Parameter("Idempotency-Key", "Asking again with the same key gives the first task.")),
+          headers=(PREFER, IDEMPOTENCY_KEY), makes="/v1/task/{id}",
           problems=("NOT_FOUND", "NO_RUNNER", "CONFLICT", *UPLOAD, "QUEUE_FULL")),
     Route("GET", "/v1/task/{id}", tasks.show_task, ACCOUNT, scopes=TASKS,
           gives={200: tasks.TaskView}, problems=("NOT_FOUND",)),
@@ -142,7 +161,8 @@ TABLE = (
     Route("GET", "/v1/function/overview", overview.list_function_rows, ACCOUNT, scopes=CALLERS,
           query=SHORT_PAGE, gives={200: list[overview.FunctionRow]}),
     Route("POST", "/v1/function", functions.create_function, ACCOUNT, scopes=FUNCTIONS,
-          asks=functions.NewFunction, gives={201: tasks.Created}, problems=("CONFLICT", *UPLOAD)),
+          asks=functions.NewFunction, gives={201: tasks.Created}, makes="/v1/function/{id}",
+          problems=("CONFLICT", *UPLOAD)),
     Route("GET", "/v1/function/{id}", functions.show_function, ACCOUNT, scopes=CALLERS,
           gives={200: functions.FunctionView}, problems=("NOT_FOUND",)),
     Route("PATCH", "/v1/function/{id}", functions.change_function, ACCOUNT, scopes=FUNCTIONS,
@@ -156,7 +176,7 @@ TABLE = (
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
 
     Route("GET", "/v1/node/list", nodes.list_nodes, ACCOUNT, scopes=NODES,
-          query=(*PAGE, NODE_STATE, SEARCH), gives={200: list[nodes.NodeView]}),
+          query=(*PAGE_OF_NODES, NODE_STATE, SEARCH), gives={200: list[nodes.NodeView]}),
     Route("POST", "/v1/node/join-token", nodes.make_join_token, ACCOUNT, scopes=NODES,
           asks=nodes.JoinTokenRequest, optional=True, gives={201: nodes.JoinToken}, problems=UPLOAD),
     Route("POST", "/v1/node/{nodeId}", nodes.join_node, JOIN,
@@ -169,7 +189,7 @@ TABLE = (
     Route("DELETE", "/v1/node/{nodeId}", nodes.remove_node, ACCOUNT, scopes=NODES,
           gives={204: None}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/node/{nodeId}/tasks", overview.list_node_tasks, ACCOUNT, scopes=TASKS,
-          query=PAGE[:1], gives={200: list[overview.TaskRow]}, problems=("NOT_FOUND",)),
+          query=(LIMIT,), gives={200: list[overview.TaskRow]}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/node/{nodeId}/session", nodes.open_session, NODE,
           gives={101: None}),
     Route("GET", "/v1/node/{nodeId}/task/{taskId}/input", bodies.fetch_input, NODE,
@@ -183,15 +203,17 @@ TABLE = (
     Route("GET", "/v1/token/list", access.list_tokens, ACCOUNT, scopes=ADMIN,
           query=(*PAGE, OF_ACCOUNT), gives={200: list[access.TokenView]}, problems=("NOT_FOUND",)),
     Route("POST", "/v1/token", access.create_token, ACCOUNT, scopes=ADMIN,
-          asks=access.NewToken, gives={201: access.CreatedToken}, problems=("NOT_FOUND", *UPLOAD)),
+          asks=access.NewToken, gives={201: access.CreatedToken}, makes="/v1/token/{id}",
+          problems=("NOT_FOUND", *UPLOAD)),
     Route("GET", "/v1/token/{id}", access.show_token, ACCOUNT, scopes=ADMIN,
           gives={200: access.TokenView}, problems=("NOT_FOUND",)),
     Route("DELETE", "/v1/token/{id}", access.revoke_token, ACCOUNT, scopes=ADMIN,
           gives={204: None}, problems=("NOT_FOUND", "CONFLICT")),
     Route("GET", "/v1/account/list", access.list_accounts, ACCOUNT, scopes=ADMIN,
-          query=PAGE, gives={200: list[access.AccountView]}, problems=("NOT_FOUND",)),
+          query=PAGE_OF_ACCOUNTS, gives={200: list[access.AccountView]}, problems=("NOT_FOUND",)),
     Route("POST", "/v1/account", access.create_account, ACCOUNT, scopes=ADMIN,
-          asks=access.NewAccount, gives={201: tasks.Created}, problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
+          asks=access.NewAccount, gives={201: tasks.Created}, makes="/v1/account/{accountId}",
+          problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),
     Route("GET", "/v1/account/{accountId}", access.show_account, ACCOUNT, scopes=ADMIN,
           gives={200: access.AccountView}, problems=("NOT_FOUND",)),
     Route("GET", "/v1/audit", access.list_audit, ACCOUNT, scopes=ADMIN,

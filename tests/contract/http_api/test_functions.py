@@ -100,7 +100,7 @@ async def test_image_references_of_every_form_pass(api: Api, image: str) -> None
 @pytest.mark.parametrize(
     ("body", "field"),
     [(b"", "body"), (b"{", "body"), (b"[]", "body"), (b"\xff", "body"), (b"null", "body"), (b"{}", "name"),
-     (b'{"name":"a"}', "type"), (b'{"name":' + b"[" * 50_000, "name"), (b'{"name":"a","type":"DOCKER"} x', "body"),
+     (b'{"name":"a"}', "type"), (b'{"name":' + b"[" * 50_000, "body"), (b'{"name":"a","type":"DOCKER"} x', "body"),
      (b'{"a\\nb":1}', "a\nb"), (b'{"' + b"x" * 9000 + b'":1}', "x" * 100)],
 )  # fmt: skip
 async def test_documents_that_are_none_are_refused(api: Api, body: bytes, field: str) -> None:
