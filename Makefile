@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test chaos bench test-tools unit lint setup engine base-image examples reference lock clean
+.PHONY: help demo test chaos bench test-tools unit lint setup engine base-image examples reference docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,8 @@ lint: setup ## ruff, mypy and import-linter
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
-	@MYPYPATH=examples $(BIN)/mypy deploy/engine.py docs/reference.py examples/*.py
+	@MYPYPATH=examples $(BIN)/mypy deploy/engine.py examples/*.py
+	@$(BIN)/mypy --explicit-package-bases docs/*.py
 	@$(BIN)/mypy --explicit-package-bases benches/*.py
 	@output=$$($(BIN)/lint-imports) || { echo "$$output"; exit 1; }
 
@@ -52,7 +53,9 @@ examples: setup base-image ## build the images of the examples
 	@$(BIN)/python examples/build.py
 
 reference: setup ## write the pages of docs/ that are made from the code
-	@$(BIN)/python docs/reference.py
+	@$(BIN)/python -m docs.reference
+
+docs: reference ## the same
 
 lock: ## make requirements.lock anew from pyproject.toml, with the newest versions; needs uv
 	@command -v uv >/dev/null || { echo "lock: uv is missing: 'pip install uv' brings it." >&2; exit 1; }

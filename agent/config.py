@@ -23,9 +23,10 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``node``: who this node is.
 
     Attributes:
-        data_dir: Directory of the node's identity, journal and spool; None: `default_data_dir`.
+        data_dir: Directory of the node's identity, journal and spool. Where it is not set: the one that
+            systemd gives, else ``$XDG_STATE_HOME/fernd``.
         description: What people see beside the node's id, sent when the node joins.
-        join_token: With it, a machine that is no node yet joins the dispatchers of `DispatcherConfig.urls` when the
+        join_token: With it, a machine that is no node yet joins the dispatchers of ``[dispatcher] urls`` when the
             agent starts. Best given as a credential.
         credential: In place of the one in the data directory, for whoever keeps secrets elsewhere.
     """
@@ -50,9 +51,10 @@ class CapacityConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``capacity``: how much of the machine functions may use.
 
     Attributes:
-        cpu: CPUs; None: all that the agent itself may use.
-        memory: MiB; None: what the agent may use, less a tenth and at most 512 MiB for the machine itself.
-        slots: Tasks at the same time; None: four for each CPU and at least 8.
+        cpu: CPUs. Where it is not set: all that the agent itself may use.
+        memory: MiB. Where it is not set: what the agent may use, less a tenth and at most 512 MiB for the machine
+            itself.
+        slots: Tasks at the same time. Where it is not set: four for each CPU and at least 8.
     """
 
     cpu: Annotated[float, Meta(gt=0, le=4096)] | None = None

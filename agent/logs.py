@@ -39,7 +39,7 @@ _CAUSES = 5
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The section ``log``, which both programs have.
+    """The section ``log``, of both programs: what is logged, and how.
 
     Attributes:
         level: What is less important is not written.

@@ -113,12 +113,12 @@ def load(kind: type[T], files: Sequence[Path], environ: Mapping[str, str], flags
         except msgspec.ValidationError:
             # A value that cannot be used must not count as missing too: its place is taken.
             values[setting.section].setdefault(field.name, None)
-            problems.append(f"{setting.where}: expected {_expected(field.type)}")
+            problems.append(f"{setting.where}: expected {expected(field.type)}")
     for section, section_type in sections.items():
         for key, field in _settings_of(section_type).items():
             if field.required and field.name not in values[section]:
                 variable = f"{PREFIX}{section}_{key}".upper()
-                problems.append(f"{section}.{key} ({variable}) is not set: expected {_expected(field.type)}")
+                problems.append(f"{section}.{key} ({variable}) is not set: expected {expected(field.type)}")
     if problems:
         raise SettingsError(problems)
     return kind(**{field.name: _make(field, values[field.encode_name]) for field in msgspec.structs.fields(kind)})
@@ -226,7 +226,8 @@ def _is_list(kind: Any) -> bool:
 # What was expected, in plain words ----------------------------------------------------------------
 
 
-def _expected(kind: Any) -> str:
+def expected(kind: Any) -> str:
+    """Say in plain words what a setting of this type must be."""
     return _words(inspect.type_info(kind))
 
 

@@ -1,4 +1,4 @@
-"""Writes the pages of the reference that are made from the code: ``python docs/reference.py``."""
+"""Writes the pages of the reference that are made from the code: ``python -m docs.reference``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from agent.codes import REQUESTS, TASKS, Code
+from docs import configuration
 
 HERE = Path(__file__).resolve().parent
 
@@ -30,7 +31,12 @@ def errors() -> str:
     )
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"errors.md": errors}
+def settings() -> str:
+    """Write the page of settings."""
+    return _page(*configuration.page())
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": settings, "errors.md": errors}
 """Files in this directory, and what writes them."""
 
 
@@ -47,6 +53,8 @@ def _page(*paragraphs: str) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
+    if paragraph.startswith(("|", "```")):  # a table's rows and a block's lines are as they are
+        return paragraph
     return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
