@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test chaos bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: help demo test test-engine test-rest chaos bench test-tools unit lint setup engine base-image examples reference docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,15 @@ demo: setup ## run the three examples on real input; fernd up stays until Ctrl-C
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
 test: setup lint base-image test-tools ## everything: lint, and all tests with the real engine, with a short run of the faults
-	@$(BIN)/pytest -m 'not long'
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-engine test-rest
+
+# Tests on the engine mostly wait for it, and the others leave it alone: side by side they take hardly longer than
+# the first alone.
+test-engine: setup base-image test-tools ## the tests that need the Docker Engine
+	@$(BIN)/pytest -m 'engine and not long' -o cache_dir=.pytest_cache/engine
+
+test-rest: setup test-tools ## all the other tests
+	@$(BIN)/pytest -m 'not engine and not long' -o cache_dir=.pytest_cache/rest
 
 chaos: setup base-image test-tools ## the faults of tests/chaos at full length: ROUNDS=10 of random harm, SEED= repeats a run
 	@ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/chaos
