@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from agent.codes import REQUESTS, TASKS, Code
-from docs import configuration
+from docs import configuration, states
 
 HERE = Path(__file__).resolve().parent
 
@@ -36,7 +36,12 @@ def settings() -> str:
     return _page(*configuration.page())
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": settings, "errors.md": errors}
+def pictures() -> str:
+    """Write the page of states."""
+    return _page(*states.page())
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": settings, "errors.md": errors, "states.md": pictures}
 """Files in this directory, and what writes them."""
 
 
