@@ -6,9 +6,10 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
 .PHONY: help demo test test-engine test-rest chaos bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: test-install wheels deb check-arm64 image postgres-image
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## run the three examples on real input; fernd up stays until Ctrl-C (ONCE=1: ends by itself)
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
@@ -30,7 +31,26 @@ chaos: setup base-image test-tools ## the faults of tests/chaos at full length: 
 bench: setup base-image ## the benches: a table of targets and measured, and var/bench.json; BENCH=name runs one of them
 	@$(BIN)/python -m benches $(BENCH)
 
-test-tools: ## see to it that what the tests need of Debian is there: libfaketime, PostgreSQL, pgbouncer
+test-install: setup base-image test-tools ## fernd installed on machines that boot for it: service, package, image; minutes
+	@$(BIN)/pytest tests/install
+
+wheels: setup ## dist/wheels: what fernd is installed from without a network, for this machine's architecture (ARCH=arm64)
+	@rm -rf dist/wheels
+	@$(BIN)/python deploy/wheelhouse.py dist/wheels $(if $(ARCH),--arch $(ARCH))
+
+deb: setup ## dist/fernd_VERSION_ARCH.deb, for this machine's architecture (ARCH=arm64)
+	@deploy/build-deb.sh $(ARCH)
+
+check-arm64: setup ## say for each dependency which wheel an arm64 machine would take
+	@$(BIN)/python deploy/wheelhouse.py --check --arch arm64
+
+image: wheels base-image ## the image fernd, of agent and dispatcher, on fernd-base (BASE=python:3.11-slim)
+	@docker build --quiet --file deploy/Dockerfile --build-arg BASE=$(or $(BASE),fernd-base) --tag fernd .
+
+postgres-image: engine ## the image fernd-postgres of Debian's packages, for deploy/compose.yaml without a registry
+	@deploy/postgres/build.sh
+
+test-tools: ## see to it that what the tests need of Debian is there: libfaketime, PostgreSQL, pgbouncer and others
 	@deploy/ensure-test-tools.sh
 
 unit: setup ## the unit tests alone, without the engine

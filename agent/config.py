@@ -68,8 +68,8 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         runtime: OCI runtime of the engine, such as ``runsc``; empty: the engine's default.
         reach: How the agent speaks to a container: ``namespace`` opens the socket in the container's network
-            namespace, ``bridge`` uses an internal network, ``published`` a port on 127.0.0.1; ``auto`` takes the
-            first that works.
+            namespace, ``bridge`` uses an internal network, ``attached`` networks of an agent in a container,
+            ``published`` a port on 127.0.0.1; ``auto`` takes the first that works.
         allow_internet: Functions that ask for it reach the internet.
         privileged_images: Images that may run privileged, if the engine can do it; ``*`` stands for any text.
         start_timeout: Seconds from the start of a container until it is ready.
@@ -80,7 +80,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     runtime: Annotated[str, Meta(max_length=100)] = ""
-    reach: Literal["auto", "namespace", "bridge", "published"] = "auto"
+    reach: Literal["auto", "namespace", "bridge", "attached", "published"] = "auto"
     allow_internet: bool = False
     privileged_images: list[str] = []
     start_timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0

@@ -111,10 +111,14 @@ async def _run(
         config = _reload(config, read_again, node, host)
         reporter.reloaded()
 
+    def stop() -> None:
+        node.stop()
+        reporter.look()  # at once: the service manager's own time for a stop counts from now
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reload)
     for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, node.stop)
+        loop.add_signal_handler(sign, stop)
     try:
         async with _reporting(reporter, manager), control.serving(data_dir, node):
             await node.run()

@@ -6,6 +6,8 @@ missing=()
 compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
 command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+command -v shellcheck >/dev/null || missing+=(shellcheck)
+command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 
 if [[ ${#missing[@]} -eq 0 ]]; then
   exit 0

@@ -72,7 +72,7 @@ check_machine() {
     amd64 | arm64) ;;
     *) fail "fernd has packages for amd64 and arm64, and this system is $(dpkg --print-architecture)" ;;
     esac
-    [[ -d /run/systemd/system ]] || fail "systemd does not run here; in a container use the image, see docs/install.md"
+    [[ -d /run/systemd/system || -n $packaged ]] || fail "systemd does not run here; in a container use the image, see docs/install.md"
 }
 
 # Installs packages of the system, if they are missing.
@@ -139,12 +139,20 @@ find_wheels() {
     fail "there are no wheels beside this script: 'make wheels' in a checkout makes them, --from says where they are"
 }
 
+# Says from what a version is made: another Python, or another wheel, makes another version.
+fingerprint() {
+    python3 --version
+    find "$1" -name '*.whl' -print0 | sort --zero-terminated | xargs --null cat | sha256sum
+}
+
 # Makes the environment of a version in the directory $1 from the wheels at $2.
 build() {
-    local target=$1 wheels=$2 pip fernd sources=()
+    local target=$1 wheels=$2 pip fernd extras='' sources=()
     if [[ -d $wheels ]]; then
         sources=(--no-index --find-links "$wheels")
         fernd=$(find "$wheels" -maxdepth 1 -name 'fernd-*.whl' | sort --version-sort | tail -n 1)
+        # For a dispatcher that keeps its tasks in PostgreSQL.
+        if compgen -G "$wheels/asyncpg-*.whl" >/dev/null; then extras='[postgres]'; fi
     else
         sources=(--find-links "$(dirname "$wheels")")
         fernd=$wheels
@@ -160,9 +168,10 @@ build() {
         python3 -m venv "$target"
         pip=("$target/bin/python" -m pip)
     fi
-    quietly "${pip[@]}" --quiet --disable-pip-version-check --no-cache-dir install "${sources[@]}" "${fernd}[postgres]" ||
+    quietly "${pip[@]}" --quiet --disable-pip-version-check --no-cache-dir install "${sources[@]}" "$fernd$extras" ||
         fail "fernd could not be installed from $wheels: see the lines above"
     "$target/bin/fernd" --version >/dev/null
+    fingerprint "$wheels" >"$target/made-from"
 }
 
 running_version() { readlink --canonicalize-existing "$root/current" 2>/dev/null || true; }
@@ -232,6 +241,12 @@ install_version() {
     local wheels old new unit again active=()
     wheels=$(find_wheels)
     old=$(running_version)
+    if [[ -n $old ]] && fingerprint "$wheels" | cmp --quiet - "$old/made-from"; then
+        say "$("$old/bin/fernd" --version) is installed already, made from the same wheels"
+        switch_to "$old"
+        write_settings
+        return
+    fi
     mkdir -p "$root/versions"
     new=$(mktemp -d "$root/versions/XXXXXXXX")
     chmod 755 "$new"
@@ -280,17 +295,11 @@ serve() {
 
 # Containers and networks of this node that are left because the agent could not end by itself.
 remove_containers() {
-    [[ -f $state/node.json && -x $root/current/bin/python ]] && engine_answers || return 0
-    "$root/current/bin/python" - "$state/node.json" <<-'EOF' || say "containers of this node may be left: docker ps --all --filter label=fernd.node"
-		import json, sys
-		import docker
-		client = docker.from_env()
-		label = {"label": "fernd.node=" + json.load(open(sys.argv[1]))["id"]}
-		for container in client.containers.list(all=True, filters=label):
-		    container.remove(force=True, v=True)
-		for network in client.networks.list(filters=label):
-		    network.remove()
-	EOF
+    local id
+    [[ -f $state/node.json ]] && command -v docker >/dev/null || return 0
+    id=$(sed -n 's/.*"id": *"\([0-9a-f-]*\)".*/\1/p' "$state/node.json")
+    docker ps --all --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    docker network ls --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker network rm >/dev/null
 }
 
 remove() {
@@ -306,7 +315,9 @@ remove() {
     fi
     systemctl daemon-reload
     systemctl reset-failed 'fernd-*' 2>/dev/null || true
-    if [[ -n $purge ]]; then
+    if [[ -n $packaged ]]; then
+        return # the package's own scripts say the rest
+    elif [[ -n $purge ]]; then
         rm -rf "$state" "$settings"
         if getent passwd fernd >/dev/null; then quietly userdel fernd; fi
         if getent group fernd >/dev/null; then quietly groupdel fernd; fi

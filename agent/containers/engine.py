@@ -32,6 +32,7 @@ from agent.containers.engine_values import (
     inspection_of,
     seconds_of,
 )
+from agent.containers.own_container import candidates
 from agent.containers.registry_login import login_for
 
 __all__ = [
@@ -88,6 +89,7 @@ class Engine:
         self.in_doubt = asyncio.Event()
         self.live_restore = False
         self._http: EngineHttp | None = None
+        self._own_container = ""
 
     async def connect(self) -> Facts:
         """Find the engine and learn what it is.
@@ -292,8 +294,30 @@ class Engine:
             content = {"Name": name, "Driver": "bridge", "Internal": internal, "Options": options, "Labels": labels}
             await self._call("POST", "/networks/create", content=content)
 
+    async def find_own_container(self) -> bool:
+        """See whether this process runs in a container of this engine; from then on `join_network` can be used."""
+        for candidate in await asyncio.to_thread(candidates):
+            try:
+                self._own_container = (await self.inspect(candidate)).id
+            except NotFound:
+                continue
+            return True
+        return False
+
+    async def join_network(self, name: str) -> None:
+        """Put the container that this process runs in on a network, besides those that it is on."""
+        try:
+            await self._call("POST", f"/networks/{name}/connect", content={"Container": self._own_container})
+        except EngineError as error:
+            if "already exists" not in error.message:
+                raise
+
     async def remove_network(self, name: str) -> bool:
         """Remove a network; False where there was none."""
+        if self._own_container:
+            with contextlib.suppress(EngineError):  # it is not on it
+                content = {"Container": self._own_container, "Force": True}
+                await self._call("POST", f"/networks/{name}/disconnect", content=content)
         try:
             await self._call("DELETE", f"/networks/{name}")
         except NotFound:

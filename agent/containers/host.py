@@ -361,7 +361,7 @@ class ContainerHost:
 
     def _names(self) -> set[str]:
         """Name everything on the engine that this node knows."""
-        pool = self._pool.names() if self._pool is not None else set()
+        pool = self._pool.names() | self._pool.networks() if self._pool is not None else set()
         return pool | self._left.names() | set(self._claimed.values()) | self._networks.names()
 
     async def _keep_up(self, pool: Pool) -> None:

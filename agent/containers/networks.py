@@ -6,6 +6,7 @@ Their names come from the node's id, so that two agents can share one engine.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from typing import Any, Literal
 
 import structlog
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 Kind = Literal["closed", "published", "internet"]
 
 _KINDS: tuple[Kind, ...] = ("closed", "published", "internet")
+_SINGLE = "single"
 _BRIDGE = "com.docker.network.bridge"
 
 
@@ -26,7 +28,8 @@ class Networks:
     """Makes and removes the networks of one node.
 
     ``closed`` leads nowhere but to the host; ``published`` neither, but ports of it can be published, which
-    the engine does not do for a network that it knows as internal; ``internet`` leads to public addresses.
+    the engine does not do for a network that it knows as internal; ``internet`` leads to public addresses. Where the
+    agent is itself in a container, each function's container can have a network with it alone: a ``single`` one.
     """
 
     def __init__(self, engine: Engine, node_id: str) -> None:
@@ -38,6 +41,28 @@ class Networks:
     def name(self, kind: Kind) -> str:
         """Name a network of this node."""
         return f"fernd-{self._short}-{kind}"
+
+    async def can_attach(self) -> bool:
+        """Say whether the agent runs in a container of this engine, which can be put on networks."""
+        return await self._engine.find_own_container()
+
+    def new_single(self) -> str:
+        """Name a network for one container alone."""
+        return f"fernd-{self._short}-{_SINGLE}-{secrets.token_hex(4)}"
+
+    async def make_single(self, name: str) -> None:
+        """Make the network of one container, and put the agent's own container on it; others' names do nothing."""
+        if self._is_single(name):
+            await self._engine.ensure_network(name, internal=True, options={}, labels={NODE_LABEL: self._node_id})
+            await self._engine.join_network(name)
+
+    async def remove_single(self, name: str) -> None:
+        """Remove the network of one container; others' names do nothing."""
+        if self._is_single(name):
+            await self._engine.remove_network(name)
+
+    def _is_single(self, name: str) -> bool:
+        return name.startswith(f"fernd-{self._short}-{_SINGLE}-")
 
     def names(self) -> set[str]:
         """Name all networks that this node may have."""

@@ -93,6 +93,10 @@ class Pool:
         """Name the containers that this pool knows, also those being made or removed."""
         return set(self._all)
 
+    def networks(self) -> set[str]:
+        """Name the networks that these are on."""
+        return {container.spec.network for container in self._all.values()}
+
     def warm(self) -> list[str]:
         """List the revisions that have an idle container."""
         return sorted({container.spec.revision for container in self._idle.values()})
@@ -174,6 +178,7 @@ class Pool:
         sound = False
         try:
             async with container.lock:
+                await self._reach.open(container.spec.network)
                 if found.paused:
                     await self._engine.unpause(container.name)
                 container.listen(await self._engine.attach(container.name), self._when_ended)
@@ -340,6 +345,7 @@ class Pool:
         spec = container.spec
         job = spec.mode == "job"
         async with container.lock:
+            await self._reach.open(spec.network)
             await self._engine.create(container.name, arguments(spec, self._traits))
             container.listen(await self._engine.attach(container.name, stdin=job), self._when_ended)
             await self._engine.start(container.name)
@@ -368,10 +374,18 @@ class Pool:
                 container.state = State.GONE
                 await container.close()
                 await self._remove_from_engine(container.name)
+                await self._remove_network(container.spec.network)
         finally:
             del self._removals[container.name], self._all[container.name]
             async with self._removed:
                 self._removed.notify_all()
+
+    async def _remove_network(self, network: str) -> None:
+        """Remove the network that a container had to itself; what is left of it the next sweep finds."""
+        try:
+            await self._reach.close(network)
+        except (EngineError, EngineUnavailable) as error:
+            log.warning("network not removed", network=network, reason=str(error))
 
     async def _remove_from_engine(self, name: str) -> None:
         """Remove a container; where the engine is away, later: see `remove_owed`."""

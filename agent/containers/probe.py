@@ -64,8 +64,12 @@ class Probe:
             network, publish = reach.placement("none", "http")
             command = (probe_image.PATH, "listen")
             spec = msgspec.structs.replace(self._spec, network=network, publish=publish, command=command)
-            async with self._container(spec, traits) as container:
-                return await self._connects(reach, container)
+            await reach.open(network)
+            try:
+                async with self._container(spec, traits) as container:
+                    return await self._connects(reach, container)
+            finally:
+                await reach.close(network)
         except EngineError as error:
             return error.message
         except (FirewallError, Unreachable, OSError) as error:
