@@ -22,6 +22,7 @@ async def run(details: dict[str, Any], rounds: int = ROUNDS) -> list[Figure]:
     """Measure."""
     ours: list[float] = []
     by_hand: list[float] = []
+    steps: dict[str, list[float]] = {}
     async with DockerEngine() as engine, cloud() as system:
         image = await engine.build_echo()
         traits = await engine.traits()
@@ -39,8 +40,11 @@ async def run(details: dict[str, Any], rounds: int = ROUNDS) -> list[Figure]:
             if number:  # the first round warms caches up on both sides
                 ours.append(taken)
                 by_hand.append(taken_by_hand)
+                for step, seconds in bare.steps.items():
+                    steps.setdefault(step, []).append(seconds)
     details["fernd_ms"] = [round(each * 1000, 1) for each in ours]
     details["by_hand_ms"] = [round(each * 1000, 1) for each in by_hand]
+    details["steps_by_hand_ms"] = {step: round(statistics.median(each) * 1000, 1) for step, each in steps.items()}
     mine, baseline = statistics.median(ours), statistics.median(by_hand)
     note = f"{mine * 1000:.0f} ms ÷ {baseline * 1000:.0f} ms by hand, medians of {rounds}"
     return [Figure("cold start ÷ engine create + start + first answer", mine / baseline, at_most=1.10, note=note)]

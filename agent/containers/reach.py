@@ -35,6 +35,11 @@ _CLONE_NEWNET = 0x40000000
 _CONNECT_SECONDS = 1.0
 _PROXY_SECONDS = 0.1
 
+_FIRST_LOOK = 0.001
+_SLOWEST_LOOK = 0.05
+_LATER = 0.02
+"""Of the time that was waited, looks may come so much too late."""
+
 
 class Unreachable(Exception):
     """There is no way to a container."""
@@ -46,6 +51,7 @@ class Door:
     Attributes:
         host: Address to connect to.
         port: Port to connect to.
+        proxied: Something of the engine accepts connections before the server does.
     """
 
     def __init__(self, host: str, port: int, namespace: int | None = None, proxied: bool = False) -> None:
@@ -53,12 +59,11 @@ class Door:
 
         Args:
             namespace: Descriptor of the network namespace to connect in, which belongs to the door from now on.
-            proxied: Something of the engine accepts connections before the server does.
         """
         self.host = host
         self.port = port
         self._namespace = namespace
-        self._proxied = proxied
+        self.proxied = proxied
 
     async def socket(self) -> socket.socket:
         """Make a socket, not connected yet, from which the server can be reached.
@@ -72,14 +77,34 @@ class Door:
 
     async def accepts(self) -> bool:
         """Say whether the server accepts connections."""
-        loop = asyncio.get_running_loop()
         with await self.socket() as probe:
-            try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await loop.sock_connect(probe, (self.host, self.port))
-            except OSError:  # a time-out is one too
-                return False
-            return not self._proxied or await _stays_open(probe)
+            return await _connects(probe, self)
+
+    async def until_accepts(self) -> None:
+        """Wait until the server accepts connections.
+
+        It looks often: a look that comes late makes a cold start longer. To look costs little, since one socket is
+        used again and again: a refusal leaves it as it was.
+
+        Raises:
+            OSError: The namespace cannot be entered.
+        """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        probe = await self.socket()
+        try:
+            while True:
+                try:
+                    if await _connects(probe, self, refused=False):
+                        return
+                except ConnectionRefusedError:
+                    pass
+                else:
+                    probe.close()
+                    probe = await self.socket()
+                await asyncio.sleep(min(max(_FIRST_LOOK, _LATER * (loop.time() - begun)), _SLOWEST_LOOK))
+        finally:
+            probe.close()
 
     def close(self) -> None:
         """Let go of the namespace. May be called again."""
@@ -155,6 +180,22 @@ def _namespace_of(pid: int) -> int:
         os.close(namespace)
         raise Unreachable("the engine's processes are not to be seen from here")
     return namespace
+
+
+async def _connects(probe: socket.socket, door: Door, *, refused: bool = True) -> bool:
+    """Connect a socket; False where that does not work.
+
+    Args:
+        refused: Take a refusal as no; otherwise it is raised.
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(probe, (door.host, door.port))
+    except OSError as error:  # a time-out is one too
+        if isinstance(error, ConnectionRefusedError) and not refused:
+            raise
+        return False
+    return not door.proxied or await _stays_open(probe)
 
 
 async def _stays_open(connection: socket.socket) -> bool:

@@ -11,6 +11,7 @@ from agent.containers.evidence import death_of
 from agent.containers.execution import Execution, Ran
 from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, is_ready, post, request_headers
 from agent.containers.output import Stream
+from agent.containers.reach import Door
 from agent.containers.spec import PORT, server_environment
 from agent.protocol import Headers
 
@@ -85,34 +86,34 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
 
 async def _until_ready(execution: Execution, container: Container) -> Ran | None:
     """Wait until the server can take a request; otherwise give the ending."""
-    limit = execution.host.config.start_timeout
-    deadline = execution.monotonic() + limit
-    pause = _FIRST_LOOK
-    while not container.ended.is_set():
-        if container.door is None:
-            break
-        if await _takes_requests(container, execution.revision.ready_path):
-            return None
-        if execution.monotonic() >= deadline:
-            what = f"answer {execution.revision.ready_path} with 2xx" if execution.revision.ready_path else "listen"
-            return execution.ended("never_ready", f"the function did not {what} on port {PORT} within {limit:g} s")
+    limit, path = execution.host.config.start_timeout, execution.revision.ready_path
+    if container.door is not None and not container.ended.is_set():
+        looking = asyncio.create_task(_ready(container.door, path))
+        ended = asyncio.create_task(container.ended.wait())
         try:
-            async with asyncio.timeout(pause):
-                await container.ended.wait()
-        except TimeoutError:
-            pause = min(pause * 1.5, _SLOWEST_LOOK)
+            await asyncio.wait({looking, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if looking.done() and looking.exception() is None:
+                return None
+        finally:
+            for task in (looking, ended):
+                task.cancel()
+            await asyncio.gather(looking, ended, return_exceptions=True)
+        if looking.cancelled() and not container.ended.is_set():
+            what = f"answer {path} with 2xx" if path else "listen"
+            return execution.ended("never_ready", f"the function did not {what} on port {PORT} within {limit:g} s")
     death = await death_of(execution.host.engine, container, UNREACHABLE_SECONDS)
     if death is None:
         raise EngineUnavailable("the container runs and cannot be reached")
     return execution.died(death, " before it was ready")
 
 
-async def _takes_requests(container: Container, ready_path: str) -> bool:
-    if container.door is None:
-        return False
-    if ready_path:
-        return await is_ready(container.door, ready_path, _READY_PATH_SECONDS)
-    return await container.door.accepts()
+async def _ready(door: Door, path: str) -> None:
+    """Wait until a server accepts connections, and answers a path with 2xx where one is given."""
+    await door.until_accepts()
+    pause = _FIRST_LOOK
+    while path and not await is_ready(door, path, _READY_PATH_SECONDS):
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _SLOWEST_LOOK)
 
 
 async def _answer_or_ending(execution: Execution, container: Container) -> Answer | Ran:
