@@ -150,7 +150,8 @@ class Link:
             # fails at once is not asked twice a second.
             lived = ended.lived > HEARTBEAT_SECONDS
             failures = 1 if lived else failures + 1
-            if not lived:
+            # Who says goodbye for a while stops, most of the time: another one is asked first.
+            if not lived or ended.retry_after:
                 self._turn += 1
             if lived:
                 self._said = ""

@@ -26,6 +26,7 @@ from agent.protocol import (
     OutcomeAck,
     Output,
     Progress,
+    Revision,
 )
 from dispatcher.endings import node_lost, of_outcome
 from dispatcher.events import Events
@@ -260,9 +261,9 @@ class Attempts:
         else:
             self._end(lease.task, ended.state, ended.status, ended.error)
 
-    def expired_while_waiting(self, task_ids: list[str], code: str, status: int) -> None:
+    def expired_while_waiting(self, revision: Revision, task_ids: list[str], code: str, status: int) -> None:
         """Tell the watchers of tasks that ended in the queue."""
-        self._queue.ended_waiting(len(task_ids))
+        self._queue.ended_waiting(revision, len(task_ids))
         for task_id in task_ids:
             self._end(task_id, State.FINISHED, status, code)
 

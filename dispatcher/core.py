@@ -14,7 +14,9 @@ from dispatcher.events import Events
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Queue
+from dispatcher.replicas import Replicas
 from dispatcher.sessions import Sessions
 from dispatcher.store.base import Store
 from dispatcher.sweeper import Sweeper
@@ -22,7 +24,16 @@ from dispatcher.sweeper import Sweeper
 log = structlog.get_logger()
 
 RETURN_SECONDS = 1.0
-"""Nodes are asked to stay away for so long when the dispatcher stops."""
+"""Nodes are asked to stay away for so long at least when the dispatcher stops, and there is no other."""
+
+MOVE_SECONDS = 0.1
+"""Nodes that can go to another dispatcher are asked to stay away for so long."""
+
+DRAIN_SECONDS = 10.0
+"""Goodbyes, or returns, are spread over so long at most."""
+
+MOVES_A_SECOND = 200
+"""Nodes that are let go in a second, where that takes no longer than `DRAIN_SECONDS`."""
 
 
 class Core:
@@ -73,10 +84,36 @@ class Core:
             monotonic=monotonic,
             rng=rng,
         )
+        self.replicas = self._join_others(monotonic, wall, rng)
+        self._rng = rng
         self._loops: asyncio.Task[None] | None = None
+
+    def _join_others(
+        self, monotonic: Callable[[], float], wall: Callable[[], float], rng: random.Random
+    ) -> Replicas | None:
+        """Where the store is shared: tell the others what they must know, and be told."""
+        if self.store.peers is None:
+            return None
+        replicas = Replicas(
+            self.store.peers,
+            self.queue,
+            self.matching,
+            self.leases,
+            self.events,
+            nodes=self.sessions,
+            feed=self.feed,
+            wall=wall,
+            monotonic=monotonic,
+            rng=rng,
+        )
+        self.events.outside = self.feed.outside = self.queue.outside = self.sweeper.outside = replicas
+        self.sessions.seats = replicas
+        return replicas
 
     async def start(self) -> None:
         """Take up what an earlier run left in the store, and begin to match and sweep."""
+        if self.replicas is not None:
+            await self.replicas.start()
         await self.attempts.take_up()
         await self.queue.recount()
         self._loops = asyncio.create_task(self._run(), name="dispatcher loops")
@@ -93,14 +130,46 @@ class Core:
 
     async def stop(self) -> None:
         """Say goodbye to the nodes and settle what they have said."""
-        self.sessions.close_all("the dispatcher stops", RETURN_SECONDS)
+        nodes = self.sessions.count
+        if self.replicas is not None and self.replicas.others:
+            await self.sessions.drain("the dispatcher stops", MOVE_SECONDS, min(DRAIN_SECONDS, nodes / MOVES_A_SECOND))
+        else:
+            spread = min(DRAIN_SECONDS, nodes / MOVES_A_SECOND)
+            self.sessions.close_all("the dispatcher stops", lambda: RETURN_SECONDS + self._rng.uniform(0, spread))
         await self.sessions.drained()
         if self._loops is not None:
             self._loops.cancel()
             await asyncio.wait([self._loops])
         await self.attempts.keep_progress()
+        if self.replicas is not None:
+            await self.replicas.stop()
+
+    def node_joined(self, node: str, joined_ms: int) -> None:
+        """End the sessions that a node has begun with an earlier credential, wherever they are."""
+        self.sessions.close(node, "the node has joined again", joined_ms)
+        if self.replicas is not None:
+            self.replicas.joined(node, joined_ms)
+
+    async def remove_node(self, node: str) -> None:
+        """Close the session of a node that its owner removed, wherever it is, and put its tasks back."""
+        await self.sessions.node_removed(node)
+        if self.replicas is not None:
+            self.replicas.removed(node)
+
+    async def presences(self, nodes: list[str]) -> dict[str, Presence]:
+        """Give what is known of nodes that are connected, here or to another dispatcher."""
+        if self.replicas is not None:
+            return await self.replicas.presences(nodes)
+        return {node: presence for node in nodes if (presence := self.sessions.presence(node)) is not None}
+
+    async def presences_of(self, account: str) -> list[Presence]:
+        """Give what is known of the nodes of an account that are connected, here or to another dispatcher."""
+        here = self.sessions.presences_of(account)
+        return here if self.replicas is None else [*here, *await self.replicas.presences_elsewhere(account)]
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.pump(), name="pump")
             group.create_task(self.sweeper.run(), name="sweeper")
+            if self.replicas is not None:
+                group.create_task(self.replicas.run(), name="replicas")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -25,6 +26,9 @@ LOG_BYTES = 64 * 1024 * 1024
 
 LOG_SHARE = 16 * 1024
 """Where more than `LOG_BYTES` are kept, a task that writes has no more than this."""
+
+INTRODUCED_SECONDS = 0.3
+"""Other dispatchers have so long to tell what they know of a task that somebody begins to watch."""
 
 RECENT = 4096
 """Ended tasks remembered, so that one that ends just before somebody waits for it is not missed."""
@@ -54,6 +58,8 @@ class _Channel:
         self.count = 0
         self.news = asyncio.Event()
         self.ended = False
+        self.taken_in: dict[str, int] = {}
+        """Of each other dispatcher the id of the last event that was taken in."""
 
     def after(self, last: int) -> list[Event]:
         kept = sorted(self.latest.values(), key=lambda event: event.id)
@@ -86,6 +92,20 @@ def _log_bytes(event: Event) -> int:
     return len(event.content["line"].encode()) + 1 if event.kind == "log" else 0
 
 
+class Outside(Protocol):
+    """Other dispatchers on the same store, where tasks may run that are watched here, and the other way round."""
+
+    @property
+    def label(self) -> str:
+        """What the ids of events here begin with."""
+
+    def happened(self, task: str, event: Event) -> None:
+        """Tell those elsewhere who watch a task what has just happened to it."""
+
+    def interest(self, task: str, by: int) -> None:
+        """Note that so many more watch a task here, or fewer."""
+
+
 class Events:
     """The board on which the queue writes and from which the API reads.
 
@@ -98,19 +118,57 @@ class Events:
         self._wall = wall
         self._channels: dict[str, _Channel] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._recent: dict[str, None] = {}
+        self._recent: dict[str, Event] = {}
+        """How the last tasks ended."""
+        self._watched: Counter[str] = Counter()
+        self.outside: Outside | None = None
         self._log_bytes = 0
         self.ended: Counter[str] = Counter()
         """Tasks that ended, by error code; ``OK`` for an answer."""
 
     def publish(self, task_id: str, kind: Kind, content: dict[str, Any]) -> None:
         """Write an event. ``end`` is the last one of a task."""
+        event = self._write(task_id, kind, content, int(self._wall() * 1000))
+        if kind == "end":
+            self.ended[content["error"] or "OK"] += 1
+        if self.outside is not None:
+            self.outside.happened(task_id, event)
+
+    def take_in(self, sender: str, task_id: str, events: Sequence[Event]) -> None:
+        """Write what another dispatcher tells of a task, each event of it once."""
+        for event in events:
+            if task_id in self._recent:
+                return
+            channel = self._channel(task_id)
+            if event.kind != "end" and event.id <= channel.taken_in.get(sender, 0):
+                continue
+            channel.taken_in[sender] = event.id
+            self._write(task_id, event.kind, event.content, event.at_ms)
+
+    def kept(self, task_id: str) -> list[Event]:
+        """Give what is kept of a task: its events, or how it ended."""
+        if task_id in self._recent:
+            return [self._recent[task_id]]
+        channel = self._channels.get(task_id)
+        return channel.after(0) if channel is not None else []
+
+    def forget(self, keep: Callable[[str], bool]) -> None:
+        """Forget the events of tasks that nobody watches here, but for those to be kept: they may end elsewhere."""
+        for task_id in [task_id for task_id in self._channels if not self._watched[task_id] and not keep(task_id)]:
+            self._log_bytes -= self._channels.pop(task_id).log_bytes
+
+    def _channel(self, task_id: str) -> _Channel:
         channel = self._channels.get(task_id)
         if channel is None:
             channel = self._channels[task_id] = _Channel()
+        return channel
+
+    def _write(self, task_id: str, kind: Kind, content: dict[str, Any], at_ms: int) -> Event:
+        channel = self._channel(task_id)
         channel.count += 1
         before = channel.log_bytes
-        channel.add(Event(channel.count, kind, content, int(self._wall() * 1000)))
+        event = Event(channel.count, kind, content, at_ms)
+        channel.add(event)
         if self._log_bytes + channel.log_bytes - before > LOG_BYTES:
             channel.shrink(LOG_SHARE)
         self._log_bytes += channel.log_bytes - before
@@ -119,15 +177,40 @@ class Events:
             self._changed(task_id)
         if kind == "end":
             channel.ended = True
-            self.ended[content["error"] or "OK"] += 1
             del self._channels[task_id]
             self._log_bytes -= channel.log_bytes
-            self._recent[task_id] = None
+            self._recent[task_id] = event
             if len(self._recent) > RECENT:
                 del self._recent[next(iter(self._recent))]
             for future in self._waiting.pop(task_id, ()):
                 if not future.done():
                     future.set_result(None)
+        return event
+
+    @contextmanager
+    def _interest(self, task_id: str) -> Iterator[None]:
+        """Let it be known that a task is watched."""
+        self._watched[task_id] += 1
+        if self.outside is not None:
+            self.outside.interest(task_id, 1)
+        try:
+            yield
+        finally:
+            self._watched[task_id] -= 1
+            if self._watched[task_id] == 0:
+                del self._watched[task_id]
+            if self.outside is not None:
+                self.outside.interest(task_id, -1)
+
+    async def introduced(self, task_id: str) -> bool:
+        """Say whether anything is known of a task that is under way, here or, as they tell, by other dispatchers."""
+        if self.known(task_id) or self.outside is None:
+            return self.known(task_id)
+        channel = self._channel(task_id)
+        with self._interest(task_id), suppress(TimeoutError):
+            async with asyncio.timeout(INTRODUCED_SECONDS):
+                await channel.news.wait()
+        return self.known(task_id)
 
     def known(self, task_id: str) -> bool:
         """Say whether anything is known of a task that is under way: not after a restart, before there is news."""
@@ -151,7 +234,8 @@ class Events:
         waiting.add(future)
         try:
             async with asyncio.timeout(seconds):
-                await future
+                with self._interest(task_id):
+                    await future
         except TimeoutError:
             return False
         finally:
@@ -171,9 +255,12 @@ class Events:
         """
         if task_id in self._recent:
             return
-        channel = self._channels.get(task_id)
-        if channel is None:
-            channel = self._channels[task_id] = _Channel()
+        with self._interest(task_id):
+            async for event in self._follow(self._channel(task_id), after):
+                yield event
+
+    @staticmethod
+    async def _follow(channel: _Channel, after: int | None) -> AsyncIterator[Event]:
         last = after if after is not None and after <= channel.count else 0
         while True:
             channel.news.clear()

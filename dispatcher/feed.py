@@ -8,8 +8,9 @@ whole again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -72,24 +73,64 @@ class Watcher:
         return Changes(tasks, nodes, tasks_shed, nodes_shed)
 
 
+class Outside(Protocol):
+    """Other dispatchers on the same store, whose tasks and nodes may be watched here, and the other way round."""
+
+    def task_changed(self, task: str) -> None:
+        """Tell that a task changed."""
+
+    def node_changed(self, account: str, node: str) -> None:
+        """Tell that a node changed."""
+
+    def nodes_changed(self, account: str) -> None:
+        """Tell that an account has other nodes than before."""
+
+    def follows(self) -> None:
+        """Note that somebody begins to follow an account here, or ends."""
+
+
 class Feed:
     """The board on which changes are noted, for nobody where nobody watches."""
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self.outside: Outside | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Somebody follows an account."""
+        return bool(self._watchers)
+
+    def take_in(self, tasks: Iterable[str], nodes: Iterable[tuple[str, str]], accounts: Iterable[str]) -> None:
+        """Note what changed elsewhere."""
+        for task_id in tasks:
+            self._task(task_id)
+        for account, node_id in nodes:
+            self._node(account, node_id)
+        for account in accounts:
+            self._nodes(account)
 
     @contextmanager
     def watching(self, account: str, *, tasks: bool, nodes: bool) -> Iterator[Watcher]:
         """Note what changes from now on for one watcher, of tasks, of nodes or of both."""
         watcher = Watcher(account, tasks=tasks, nodes=nodes)
         self._watchers.add(watcher)
+        if self.outside is not None:
+            self.outside.follows()
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+            if self.outside is not None:
+                self.outside.follows()
 
     def task(self, task_id: str) -> None:
         """Note that a task changed. Whose it is shows when it is looked at."""
+        self._task(task_id)
+        if self.outside is not None:
+            self.outside.task_changed(task_id)
+
+    def _task(self, task_id: str) -> None:
         for watcher in self._watchers:
             if watcher.of_tasks:
                 watcher.tasks.add(task_id)
@@ -97,6 +138,11 @@ class Feed:
 
     def node(self, account: str, node_id: str) -> None:
         """Note that what is known of a connected node changed, or that it connected or left."""
+        self._node(account, node_id)
+        if self.outside is not None:
+            self.outside.node_changed(account, node_id)
+
+    def _node(self, account: str, node_id: str) -> None:
         for watcher in self._watchers:
             if watcher.of_nodes and watcher.account == account:
                 watcher.nodes.add(node_id)
@@ -104,6 +150,11 @@ class Feed:
 
     def nodes(self, account: str) -> None:
         """Note that a node joined, was removed or restored: lists of nodes are to be looked at again."""
+        self._nodes(account)
+        if self.outside is not None:
+            self.outside.nodes_changed(account)
+
+    def _nodes(self, account: str) -> None:
         for watcher in self._watchers:
             if watcher.of_nodes and watcher.account == account:
                 watcher.nodes.shed()

@@ -88,6 +88,10 @@ class LeaseTable:
         """List what a node holds."""
         return [self._by_token[token] for token in self._by_node.get(node, ())]
 
+    def all(self) -> list[Holding]:
+        """List all holdings."""
+        return list(self._by_token.values())
+
     def accepted(self, holding: Holding, now: float) -> None:
         """Note that the node took the offer."""
         holding.stage = Stage.ACCEPTED

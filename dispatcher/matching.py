@@ -21,6 +21,8 @@ from agent.protocol import Capabilities, Credit, Revision, share
 SAMPLE = 8
 """Nodes that are looked at for one match in each round of preference."""
 
+NO_NODE = "no node is connected"
+
 PARK_SECONDS = 0.5
 """A revision that every node looked at has just declined is tried again after so long."""
 
@@ -237,6 +239,12 @@ class Matching:
         if demand is not None:
             demand.count = min(demand.count, max(0, demand.added - mark))
 
+    def fewer(self, revision_key: str, count: int) -> None:
+        """Note that so many tasks of a revision wait no more."""
+        demand = self._demand.get(revision_key)
+        if demand is not None:
+            demand.count = max(0, demand.count - count)
+
     def recounted(self, counted: Iterable[tuple[Revision, int]], marks: dict[str, int]) -> None:
         """Take over how many tasks wait by the store, which counted them after ``marks`` were made.
 
@@ -263,7 +271,7 @@ class Matching:
         need = _need_of(revision)
         nodes = self._nodes.values()
         if not nodes:
-            return "no node is connected"
+            return NO_NODE
         if any(_may(node.capabilities, need) for node in nodes):
             return None
         met = [_checks(node.capabilities, need) for node in nodes]

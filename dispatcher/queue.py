@@ -77,6 +77,16 @@ class Outlet(Protocol):
         """Say goodbye and end the session."""
 
 
+class Outside(Protocol):
+    """Other dispatchers on the same store, as the queue sees them."""
+
+    def waits(self, revision: Revision, change: int) -> None:
+        """Tell that more tasks of a revision wait, or fewer."""
+
+    def cancelled(self, task: str, state: State, status: int, error: str | None) -> None:
+        """Tell that its owner has ended a task."""
+
+
 class Queue:
     """The tasks that wait, and the way from there to a node."""
 
@@ -104,6 +114,7 @@ class Queue:
         self._wake = asyncio.Event()
         self._busy_since: float | None = None
         """Since when, by monotonic seconds, one batch is being claimed and offered."""
+        self.outside: Outside | None = None
         self.waiting = 0
         """Tasks that wait, as far as is known here."""
 
@@ -152,11 +163,13 @@ class Queue:
         task, cancelled = found
         if cancelled:
             if task.state is State.QUEUED:
-                self.waiting = max(0, self.waiting - 1)
+                self.ended_waiting(task.revision, 1)
             holding = self._leases.of_task(task_id)
             if holding is not None:
                 self._leases.drop(holding.lease)
                 self.send(holding.node, Abandon(holding.lease, "cancelled"))
+            elif self.outside is not None:
+                self.outside.cancelled(task_id, ended.state, ended.status, ended.error)
             self._events.publish(task_id, "end", {"state": ended.state, "status": ended.status, "error": ended.error})
         return task, cancelled
 
@@ -196,13 +209,24 @@ class Queue:
 
     def put_back(self, revision: Revision, count: int = 1) -> None:
         """Note that so many more tasks of a revision are in the store, waiting."""
-        self.waiting += count
-        self._matching.added(revision, count)
-        self._wake.set()
+        self.heard(revision, count)
+        if self.outside is not None:
+            self.outside.waits(revision, count)
 
-    def ended_waiting(self, count: int) -> None:
-        """Note that so many tasks ended while they waited."""
+    def ended_waiting(self, revision: Revision, count: int) -> None:
+        """Note that so many tasks of a revision ended while they waited, or were claimed."""
         self.waiting = max(0, self.waiting - count)
+        if self.outside is not None and count:
+            self.outside.waits(revision, -count)
+
+    def heard(self, revision: Revision, change: int) -> None:
+        """Note that so many more tasks of a revision wait, or fewer."""
+        self.waiting = max(0, self.waiting + change)
+        if change > 0:
+            self._matching.added(revision, change)
+            self._wake.set()
+        else:
+            self._matching.fewer(revision.key, -change)
 
     async def recount(self) -> None:
         """Make what is known of the waiting tasks agree with the store."""
@@ -264,7 +288,7 @@ class Queue:
             # when the store is back: nobody holds it.
             self._matching.added(revision, len(matches))
             return False
-        self.waiting = max(0, self.waiting - len(claims))
+        self.ended_waiting(revision, len(claims))
         for match, claim in zip(matches, claims, strict=False):
             self._offer(match, claim)
         for match in matches[len(claims) :]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -21,14 +22,12 @@ from agent.protocol import (
     SUBPROTOCOL,
     Abandon,
     Accept,
-    Capabilities,
     Credit,
     CreditNotice,
     Decline,
     DispatcherHeartbeat,
     DispatcherHello,
     GiveBack,
-    Load,
     NodeGoodbye,
     NodeHeartbeat,
     NodeHello,
@@ -41,6 +40,7 @@ from dispatcher.attempts import Attempts, Unsound
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Outlet, Queue
 from dispatcher.server import cut_off
 from dispatcher.store.base import Node, Store, StoreUnavailable
@@ -54,31 +54,26 @@ UNDER_WAY = 256
 
 STORE_RETRY_SECONDS = 2.0
 
+SEEN_TOGETHER = 200
+"""Nodes whose last contact is written down together."""
+
+DRAIN_STEP_SECONDS = 0.05
+
 CLOSE_BYTES = 123
 """Bytes of a reason that a closing frame has room for (RFC 6455)."""
 
 
-class Presence(msgspec.Struct):
-    """What is known of a node that has a session here. Times are milliseconds since the epoch."""
+class Seats(Protocol):
+    """Where nodes have their sessions, as the dispatchers on one store tell each other."""
 
-    account: str
-    version: str
-    capabilities: Capabilities
-    credit: Credit
-    connected_ms: int
-    seen_ms: int
-    images: list[str]
-    warm: list[str]
-    load: Load = Load()
-    available: bool = True
-    reason: str = ""
-    clock_offset: float | None = None
-    """Milliseconds by which the dispatcher's clock is ahead of the node's, as the node measured it."""
+    async def sit(self, node: str, presence: Presence) -> None:
+        """Note that a node has its session here, and take up what it holds by the store."""
 
-    @property
-    def running(self) -> int:
-        """Tasks that run on the node."""
-        return self.load.running
+    def rise(self, node: str) -> None:
+        """Note that a node has no session here any more."""
+
+    def show_soon(self, node: str) -> None:
+        """Let the others see soon what a node says of itself."""
 
 
 class Sessions:
@@ -109,11 +104,12 @@ class Sessions:
         self._wall = wall
         self._monotonic = monotonic
         self._presence: dict[str, Presence] = {}
-        self._open: dict[Wire, str] = {}
+        self._open: dict[Wire, Node] = {}
         """Each session and its node, from before the hello to the end."""
         self._work: set[asyncio.Task[None]] = set()
         """What nodes said and the store has not confirmed yet. It outlives the session that it came by."""
         self._stopping = False
+        self.seats: Seats | None = None
 
     @property
     def count(self) -> int:
@@ -128,6 +124,16 @@ class Sessions:
         """List what is known of the nodes of an account that are connected here."""
         return [presence for presence in self._presence.values() if presence.account == account]
 
+    def connected(self) -> list[str]:
+        """List the nodes that are connected here."""
+        return list(self._presence)
+
+    def moved_away(self, node_id: str, reason: str) -> None:
+        """End every session of a node whose tasks are another dispatcher's to watch over."""
+        for holding in self._leases.of_node(node_id):
+            self._leases.drop(holding.lease)
+        self.close(node_id, reason)
+
     async def node_removed(self, node_id: str) -> None:
         """Close the session of a node at once and put its tasks back."""
         self.close(node_id, "the node was removed")
@@ -135,25 +141,40 @@ class Sessions:
             self._leases.drop(holding.lease)
             await self._attempts.lost(holding, "the node was removed")
 
-    def close(self, node_id: str, reason: str) -> None:
-        """End every session of a node, those too that have not said hello yet. What it holds stays leased."""
-        for session, of in self._open.items():
-            if of == node_id:
+    def close(self, node_id: str, reason: str, joined_ms: int | None = None) -> None:
+        """End every session of a node, those too that have not said hello yet. What it holds stays leased.
+
+        Args:
+            joined_ms: Leave those out that it has begun with the credential of this join.
+        """
+        for session, node in self._open.items():
+            if node.id == node_id and node.joined_ms != joined_ms:
                 session.close(reason)
                 self._unseat(node_id, session)
 
-    def close_all(self, reason: str, retry_after: float) -> None:
+    def close_all(self, reason: str, retry_after: Callable[[], float]) -> None:
         """Say goodbye to every node, and take no new sessions."""
         self._stopping = True
         for session in self._open:
-            session.close(reason, retry_after)
+            session.close(reason, retry_after())
+
+    async def drain(self, reason: str, retry_after: float, seconds: float) -> None:
+        """Say goodbye to one node after the other, so that they do not all come to another dispatcher at once."""
+        self._stopping = True
+        left = list(self._open)
+        share = max(1, round(len(left) * DRAIN_STEP_SECONDS / seconds)) if seconds else len(left)
+        while left:
+            for session in left[:share]:
+                session.close(reason, retry_after)
+            del left[:share]
+            await asyncio.sleep(DRAIN_STEP_SECONDS if left else 0)
 
     async def serve(self, request: web.Request, node: Node) -> web.WebSocketResponse:
         """Speak with a node that has proved who it is, until either side ends the session."""
         ws = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False, max_msg_size=FRAME_LIMIT, timeout=5.0)
         await ws.prepare(request)
         session = Wire(ws)
-        self._open[session] = node.id
+        self._open[session] = node
         if self._stopping:
             session.close("the dispatcher stops", retry_after=1.0)
         code, reason = int(WSCloseCode.OK), "goodbye"
@@ -201,6 +222,11 @@ class Sessions:
         if earlier is not None:
             earlier.close("the node has begun another session")
             self._unseat(node.id, earlier)
+        presence = Presence(
+            node.account, hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
+        )
+        if self.seats is not None:
+            await self.seats.sit(node.id, presence)
         settled = await self._attempts.reconcile(node.id, hello.held)
         if not await self._store.node_seen(node.id, now_ms, hello.version, msgspec.json.encode(hello.capabilities)):
             raise Broken(WSCloseCode.POLICY_VIOLATION, "the node was removed")
@@ -208,9 +234,7 @@ class Sessions:
         earlier = self._queue.outlet(node.id)
         if earlier is not None:
             raise Broken(WSCloseCode.GOING_AWAY, "the node has begun another session")
-        self._presence[node.id] = Presence(
-            node.account, hello.version, hello.capabilities, hello.credit, now_ms, now_ms, hello.images, hello.warm
-        )
+        self._presence[node.id] = presence
         welcome = DispatcherHello(self._version, settled.keep, settled.abandon, self._limits.result_bytes, now_ms)
         session.send(welcome, *settled.then)
         self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
@@ -227,6 +251,8 @@ class Sessions:
             self._queue.unseat(node_id, session)
             if presence is not None:
                 self._feed.node(presence.account, node_id)
+            if self.seats is not None:
+                self.seats.rise(node_id)
 
     async def _listen(self, session: Wire, node: Node) -> None:
         room = asyncio.Semaphore(UNDER_WAY)
@@ -316,6 +342,8 @@ class Sessions:
         presence.capabilities = message.capabilities
         presence.credit = message.credit
         presence.load = message.load
+        if self.seats is not None and (presence.available, presence.reason) != (message.available, message.reason):
+            self.seats.show_soon(node.id)
         presence.available = message.available
         presence.reason = message.reason
         presence.clock_offset = message.clock_offset
@@ -343,12 +371,21 @@ class Sessions:
 
     async def keep_all_seen(self) -> None:
         """Write down when each connected node was last heard of; end the session of one that was removed."""
-        for node_id, presence in list(self._presence.items()):
-            enabled = await self._store.node_seen(
-                node_id, presence.seen_ms, presence.version, msgspec.json.encode(presence.capabilities)
+        left = list(self._presence.items())
+        while left:
+            some, left = left[:SEEN_TOGETHER], left[SEEN_TOGETHER:]
+            # All at once, so that they share a commit.
+            enabled = await asyncio.gather(
+                *(
+                    self._store.node_seen(
+                        node_id, presence.seen_ms, presence.version, msgspec.json.encode(presence.capabilities)
+                    )
+                    for node_id, presence in some
+                )
             )
-            if not enabled:
-                await self.node_removed(node_id)
+            for (node_id, _), good in zip(some, enabled, strict=True):
+                if not good:
+                    await self.node_removed(node_id)
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)

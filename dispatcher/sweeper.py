@@ -11,14 +11,16 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 
 from agent.codes import TASKS
+from agent.protocol import Revision
 from dispatcher.attempts import Attempts
 from dispatcher.endings import without_answer
 from dispatcher.leases import LeaseTable
-from dispatcher.matching import Matching
+from dispatcher.matching import NO_NODE, Matching
 from dispatcher.queue import Limits, Queue
 from dispatcher.sessions import Sessions
 from dispatcher.store.base import Store, StoreUnavailable
@@ -43,6 +45,16 @@ REMOVE_BATCH = 200
 """Tasks that are removed in one transaction: few, so that no caller waits long behind it."""
 
 EXPIRE_BATCH = 500
+
+
+class Outside(Protocol):
+    """Other dispatchers on the same store, as the sweeper sees them."""
+
+    def unmet(self, reasons: dict[str, str]) -> None:
+        """Tell why no node here could run revisions that wait; the reason is empty where one could."""
+
+    def unmet_elsewhere(self, revision_key: str) -> list[str]:
+        """Give what the others said lately of their nodes and a revision."""
 
 
 class Sweeper:
@@ -78,6 +90,7 @@ class Sweeper:
         """No finished task is removed before this time, by monotonic seconds."""
         self._came_round: dict[str, float] = {}
         """When each sweep last ended, by monotonic seconds."""
+        self.outside: Outside | None = None
         self._unmet_since: dict[str, float] = {}
         """Since when no connected node could run a revision that waits, by monotonic seconds."""
 
@@ -130,9 +143,12 @@ class Sweeper:
         """End tasks that no connected node could have run for longer than they may wait."""
         now = self._monotonic()
         unmet_since: dict[str, float] = {}
-        for revision in self._matching.waiting():
-            unmet = self._matching.unmet(revision)
-            if unmet is None:
+        here = [(revision, self._matching.unmet(revision) or "") for revision in self._matching.waiting()]
+        if self.outside is not None:
+            self.outside.unmet({revision.key: reason for revision, reason in here})
+        for revision, unmet_here in here:
+            unmet = self._unmet_anywhere(revision, unmet_here)
+            if not unmet:
                 continue
             since = self._unmet_since.get(revision.key, now)
             unmet_since[revision.key] = since
@@ -142,10 +158,18 @@ class Sweeper:
             ended = without_answer("NO_CAPABLE_NODE", f"queue time used up: {unmet}", now_ms)
             issued_before_ms = now_ms - int(self._limits.no_capable_seconds * 1000)
             ids = await self._store.expire_queued(revision.key, issued_before_ms, ended, EXPIRE_BATCH)
-            self._attempts.expired_while_waiting(ids, "NO_CAPABLE_NODE", TASKS["NO_CAPABLE_NODE"].status)
+            self._attempts.expired_while_waiting(revision, ids, "NO_CAPABLE_NODE", TASKS["NO_CAPABLE_NODE"].status)
             if ids:
                 log.warning("tasks ended, no capable node", revision=revision.key, tasks=len(ids), reason=unmet)
         self._unmet_since = unmet_since
+
+    def _unmet_anywhere(self, revision: Revision, here: str) -> str:
+        """Say why no node could ever run a revision, wherever it is connected; nothing where one could."""
+        elsewhere = self.outside.unmet_elsewhere(revision.key) if self.outside is not None else []
+        if not here or "" in elsewhere:
+            return ""
+        # Who has no nodes has less to say than who has some.
+        return next((reason for reason in [here, *elsewhere] if reason != NO_NODE), here)
 
     async def recount(self) -> None:
         """Make what is known in memory agree with the store."""

@@ -22,7 +22,7 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
     if not await stream.begin():
         return stream.response
     if task.state not in (State.FINISHED, State.CANCELLED):
-        if not request.app[CORE].events.known(task.id):
+        if not await request.app[CORE].events.introduced(task.id):
             for kind, content in where_it_stands(task):
                 await stream.send(kind, content)
         last = await _follow(request, stream, task.id)

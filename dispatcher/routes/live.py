@@ -81,7 +81,8 @@ async def _tell_changes(request: web.Request, stream: EventStream, watcher: Watc
         if lines:
             await stream.send("tasks", [task_row(core, line) for line in lines])
         if changes.nodes:
-            await stream.send("nodes", [live(node, core.sessions.presence(node)) for node in changes.nodes])
+            presences = await core.presences(changes.nodes)
+            await stream.send("nodes", [live(node, presences.get(node)) for node in changes.nodes])
         if changes.tasks_shed or changes.nodes_shed:
             await stream.send("stale", Stale(changes.tasks_shed, changes.nodes_shed))
         if lines or changes.nodes or changes.tasks_shed or changes.nodes_shed:
@@ -102,7 +103,7 @@ async def _tell_task(request: web.Request, stream: EventStream, account: str, ta
     core = request.app[CORE]
     task = await core.store.task(account, task_id)
     if task is not None and task.state not in (State.FINISHED, State.CANCELLED):
-        if not core.events.known(task_id):
+        if not await core.events.introduced(task_id):
             for kind, content in where_it_stands(task):
                 await stream.send("task", {"kind": kind, **content})
         async for event in core.events.watch(task_id, last_seen(request)):

@@ -11,12 +11,12 @@ from msgspec import Meta, Struct
 from agent.protocol import SUBPROTOCOL, Capabilities, Credit, Load
 from dispatcher import audit, auth
 from dispatcher.ids import is_node_id
+from dispatcher.presence import Presence
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
 from dispatcher.routes.keys import CORE, now_ms
 from dispatcher.routes.paging import MAX_LIMIT, cursor_of, limit_of, page, part
 from dispatcher.routes.reading import document, parameter
-from dispatcher.sessions import Presence
 from dispatcher.store.base import Node, NodeDisabled, NodeTaken
 
 DAY = 86_400
@@ -140,11 +140,11 @@ async def join_node(request: web.Request, account: str) -> web.StreamResponse:
     if not is_node_id(node_id):
         raise invalid("nodeId", "nodeId: expected a UUID in lower case")
     asked = await document(request, NewNode, default=NewNode())
-    credential, core = auth.new_token(), request.app[CORE]
+    credential, core, joined_ms = auth.new_token(), request.app[CORE], now_ms(request.app)
     line = audit.by_join_token(request, account, node_id, asked.description)
     try:
         await core.store.join_node(
-            node_id, account, asked.description, auth.token_hash(credential), now_ms(request.app), audit=line
+            node_id, account, asked.description, auth.token_hash(credential), joined_ms, audit=line
         )
     except NodeTaken:
         raise Problem("CONFLICT", "this node id belongs to another account") from None
@@ -153,7 +153,7 @@ async def join_node(request: web.Request, account: str) -> web.StreamResponse:
     audit.committed(line)
     core.feed.nodes(account)
     # Whoever speaks with the earlier credential does so no longer.
-    core.sessions.close(node_id, "the node has joined again")
+    core.node_joined(node_id, joined_ms)
     return json(Credential(credential), 201, f"/v1/node/{node_id}")
 
 
@@ -166,7 +166,8 @@ async def list_nodes(request: web.Request, account: str) -> web.StreamResponse:
     if state is None and not words:
         core = request.app[CORE]
         rows = await core.store.nodes(account, limit + 1, cursor)
-        return page(request, rows, lambda node: view(node, core.sessions.presence(node.id)), lambda node: node.id)
+        presences = await core.presences([node.id for node in rows])
+        return page(request, rows, lambda node: view(node, presences.get(node.id)), lambda node: node.id)
     shown, cursor = await _found(request, account, state=state, words=words, after=cursor)
     return part(request, shown, cursor)
 
@@ -177,14 +178,14 @@ async def show_node(request: web.Request, account: str) -> web.StreamResponse:
     node = await core.store.node(account, node_id) if is_node_id(node_id) else None
     if node is None:
         raise not_found("node")
-    return json(view(node, core.sessions.presence(node_id)))
+    return json(view(node, (await core.presences([node_id])).get(node_id)))
 
 
 async def remove_node(request: web.Request, account: str) -> web.StreamResponse:
     """Remove a node: its session closes at once and its tasks go back to the queue."""
     await _set_disabled(request, account, disabled=True)
     request.app[CORE].feed.nodes(account)
-    await request.app[CORE].sessions.node_removed(request.match_info["nodeId"])
+    await request.app[CORE].remove_node(request.match_info["nodeId"])
     return web.Response(status=204)
 
 
@@ -216,11 +217,12 @@ async def _found(
     shown: list[NodeView] = []
     for _ in range(LOOKED_AT // MAX_LIMIT):
         rows = await core.store.nodes(account, MAX_LIMIT, after)
+        presences = await core.presences([node.id for node in rows])
         for node in rows:
             after = node.id
             if words not in node.id and words not in node.description.lower():
                 continue
-            found = view(node, core.sessions.presence(node.id))
+            found = view(node, presences.get(node.id))
             if state is None or state == _state(found, connected=found.credit is not None):
                 shown.append(found)
             if len(shown) == limit:

@@ -206,7 +206,7 @@ async def _summary(app: web.Application, account: str) -> Summary:
         core.store.task_counts(account, COUNTED, above=an_hour_ago),
         core.store.node_counts(account, COUNTED),
     )
-    presences = core.sessions.presences_of(account)
+    presences = await core.presences_of(account)
     reasons = Counter(presence.reason or "no reason given" for presence in presences if not presence.available)
     connected = len(presences)
     return Summary(

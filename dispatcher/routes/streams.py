@@ -56,7 +56,7 @@ class EventStream:
             ConnectionResetError: The watcher is gone, or has stopped reading.
             Problem: Its token is good no longer.
         """
-        name = b"" if number is None else b"id: %d\n" % number
+        name = b"" if number is None else f"id: {_label(self._request)}{number}\n".encode()
         await self._write(b"%sevent: %s\ndata: %s\n\n" % (name, kind.encode(), _encoder.encode(content)))
 
     async def ping(self) -> None:
@@ -84,6 +84,15 @@ class EventStream:
 
 
 def last_seen(request: web.Request) -> int | None:
-    """Read the id of the last event that a watcher who comes back has seen."""
-    text = request.headers.get("Last-Event-ID", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+    """Read the id of the last event that a watcher who comes back has seen; None where it was seen elsewhere."""
+    label, text = _label(request), request.headers.get("Last-Event-ID", "")
+    number = text.removeprefix(label)
+    return (
+        int(number) if text.startswith(label) and number.isascii() and number.isdigit() and len(number) < 16 else None
+    )
+
+
+def _label(request: web.Request) -> str:
+    """Give what ids of events begin with: each of several dispatchers numbers what happens to a task by itself."""
+    outside = request.app[CORE].events.outside
+    return outside.label if outside is not None else ""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from agent.protocol import Headers, Lease, Log, Phase, Revision, Spans
 from dispatcher.store.access import AccessStore, AuditLine
+
+if TYPE_CHECKING:
+    from dispatcher.store.peers import Peers
 
 CHUNK = 256 * 1024
 """Bodies larger than this are kept and read in pieces of so many bytes."""
@@ -284,6 +287,10 @@ class Store(AccessStore, Protocol):
     What accounts, tokens and browsers are about is in `AccessStore`, and with it what an ``audit`` argument means:
     it is committed together with the change, and only if there was one.
     """
+
+    @property
+    def peers(self) -> Peers | None:
+        """What this dispatcher shares with others on the same store; None where it can only be alone."""
 
     async def open(self) -> None:
         """Connect and migrate."""

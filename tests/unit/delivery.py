@@ -41,8 +41,9 @@ from dispatcher.events import Events
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Queue
-from dispatcher.sessions import Presence, Sessions
+from dispatcher.sessions import Sessions
 from dispatcher.store.base import Node as NodeRow
 from dispatcher.store.base import Store
 from dispatcher.store.sqlite import tasks

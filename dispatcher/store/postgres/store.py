@@ -43,6 +43,7 @@ from dispatcher.store.postgres import access, bodies, catalog, creating, lives, 
 from dispatcher.store.postgres.address import Address
 from dispatcher.store.postgres.connections import Connections, Db
 from dispatcher.store.postgres.lanes import Lane
+from dispatcher.store.postgres.peers import PostgresPeers
 from dispatcher.store.postgres.tasks import Wanted
 
 P = ParamSpec("P")
@@ -64,11 +65,16 @@ class PostgresStore:
         self._address = address
         self._connections = Connections(address, pool)
         self._known = schema.migrations()
+        self._peers: PostgresPeers | None = None
         self._lanes: list[Lane[Any]] = []
         self._creates: Lane[NewTask | creating.Given]
         self._claims: Lane[Wanted]
         self._steps: Lane[lives.Step]
         self._seen: Lane[catalog.Seen]
+
+    @property
+    def peers(self) -> PostgresPeers | None:
+        return self._peers
 
     async def open(self) -> None:
         self.replica = secrets.token_hex(8)
@@ -81,6 +87,8 @@ class PostgresStore:
         except BaseException:
             await self._connections.close()
             raise
+        self._peers = PostgresPeers(self._connections, self.replica)
+        self._peers.start()
         self._creates = self._lane("creates", creating.create, _always)
         self._claims = self._lane("claims", self._claim, _never)
         self._steps = self._lane("steps", self._take, lives.repeatable)
@@ -92,6 +100,8 @@ class PostgresStore:
             )
 
     async def close(self) -> None:
+        if self._peers is not None:
+            await self._peers.stop()
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
             await lane.close()

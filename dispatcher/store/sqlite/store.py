@@ -64,6 +64,11 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
+    @property
+    def peers(self) -> None:
+        """Nobody shares the file."""
+        return None
+
     async def open(self) -> None:
         opened = await asyncio.to_thread(open_file, self._path, self._synchronous)
         self._lock = opened.lock
