@@ -73,6 +73,22 @@ class LazyGroup(click.Group):
             raise TypeError(f"{cmd_name} is not a command")
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. What nobody expected is a sentence, too: a dispatcher, or a proxy, can answer anything."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise
+        except Exception as error:
+            if ctx.params.get("traceback") or ctx.invoked_subcommand in DAEMONS:
+                raise
+            from agent.cli.errors import Failed  # noqa: PLC0415 - only now
+
+            raise Failed(
+                f"an answer was not understood, or this is a fault of fernd ({type(error).__name__}: {error}); "
+                f"fernd --traceback {ctx.invoked_subcommand} … says where"
+            ) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by their summaries, without importing them."""
         rows = []
@@ -113,5 +129,6 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: Any)
     callback=_print_version,
     help="Print the version and exit.",
 )
-def fernd() -> None:
+@click.option("--traceback", is_flag=True, help="Where something unexpected goes wrong, show the place in the code.")
+def fernd(traceback: bool) -> None:
     """Turn any machine into a worker node of a function cloud, and give tasks to it."""
