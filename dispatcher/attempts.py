@@ -249,10 +249,12 @@ class Attempts:
     async def lost(self, holding: Holding, reason: str) -> None:
         """Count an attempt as lost: the task goes back, or ends where no attempts are left.
 
-        An offer that was never answered was no attempt: it just goes back.
+        An offer that was never answered was no attempt: it just goes back. Only where its node is out of sight, and
+        may have begun before it answered, it counts.
         """
         lease = holding.lease
-        if holding.stage is Stage.OFFERED:
+        may_have_begun = holding.revision.may_begin_early and self._queue.outlet(holding.node) is None
+        if holding.stage is Stage.OFFERED and not may_have_begun:
             self._queue.send(holding.node, Abandon(lease, "stale"))
             await self._release(holding)
             return
