@@ -106,6 +106,7 @@ class Dispatcher:
         events, limits, kept = Events(), Limits(), cast("Store", store)
         clocks: dict[str, Any] = {"wall": now, "monotonic": now}
         self.queue = Queue(kept, self.matching, self.leases, events, limits, **clocks)
+        self.queue.drafts._set_timer = lambda seconds: None  # type: ignore[method-assign] # `write_draft` says when
         self.attempts = Attempts(kept, self.queue, self.matching, self.leases, events, **clocks)
         self.sessions = Sessions(
             kept,
