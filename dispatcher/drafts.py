@@ -128,26 +128,8 @@ class Drafts:
             draft.settled.set_result(ended)
         return True
 
-    async def written(self, task_id: str) -> None:
-        """Return when a task is in the store, if it is to be there at all. Anything else may be done to it then.
-
-        Raises:
-            StoreUnavailable: It is not, and never will be; its caller is told.
-        """
-        draft = self._drafts.get(task_id)
-        writing = self._write(draft) if draft is not None else self._writing.get(task_id)
-        if writing is not None:
-            await asyncio.shield(writing)
-
-    async def close(self) -> None:
-        """Write all of them."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for draft in list(self._drafts.values()):
-            self._write(draft)
-        await asyncio.gather(*self._writing.values(), return_exceptions=True)
-
-    def _write(self, draft: Draft) -> asyncio.Task[None]:
+    def write(self, draft: Draft) -> asyncio.Task[None]:
+        """Write a task as it stands, from now on."""
         new = draft.new
         del self._drafts[new.id]
         if draft.lease is None:
@@ -157,6 +139,25 @@ class Drafts:
         self._writing[new.id] = writing
         writing.add_done_callback(lambda done: self._written(draft, done))
         return writing
+
+    async def written(self, task_id: str) -> None:
+        """Return when a task is in the store, if it is to be there at all. Anything else may be done to it then.
+
+        Raises:
+            StoreUnavailable: It is not, and never will be; its caller is told.
+        """
+        draft = self._drafts.get(task_id)
+        writing = self.write(draft) if draft is not None else self._writing.get(task_id)
+        if writing is not None:
+            await asyncio.shield(writing)
+
+    async def close(self) -> None:
+        """Write all of them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for draft in list(self._drafts.values()):
+            self.write(draft)
+        await asyncio.gather(*self._writing.values(), return_exceptions=True)
 
     async def _write_down(self, draft: Draft) -> None:
         if draft.lease is None:
@@ -197,7 +198,7 @@ class Drafts:
             if left > 0:
                 self._set_timer(left)
                 return
-            self._write(draft)
+            self.write(draft)
 
 
 def _fail(draft: Draft, error: BaseException) -> None:

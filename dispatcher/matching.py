@@ -229,12 +229,6 @@ class Matching:
         demand = self._demand.get(revision_key)
         return demand.count if demand is not None else 0
 
-    def withdrawn(self, revision_key: str) -> None:
-        """Note that one task of a revision waits no more."""
-        demand = self._demand.get(revision_key)
-        if demand is not None:
-            demand.count = max(0, demand.count - 1)
-
     def mark(self) -> dict[str, int]:
         """Remember what was added up to now, for `recounted`."""
         return {key: demand.added for key, demand in self._demand.items()}

@@ -157,6 +157,8 @@ class Queue:
         self.waiting += 1
         self._matching.added(new.revision)
         self._match()
+        if draft.lease is None and self.outside is not None:
+            self.drafts.write(draft)  # another dispatcher may have a node with room
         return draft
 
     def check_room(self) -> None:
@@ -320,7 +322,7 @@ class Queue:
 
     def _withdrawn(self, new: NewTask) -> None:
         self.waiting = max(0, self.waiting - 1)
-        self._matching.withdrawn(new.revision.key)
+        self._matching.fewer(new.revision.key, 1)
 
     def _take_matches(self) -> list[Match]:
         now = self._monotonic()
