@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-engine test-rest chaos bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: help demo test test-engine test-rest chaos fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
 .PHONY: test-install wheels deb check-arm64 image postgres-image
 
 help: ## list the targets
@@ -30,6 +30,9 @@ chaos: setup base-image test-tools ## the faults of tests/chaos at full length: 
 
 bench: setup base-image ## the benches: a table of targets and measured, and var/bench.json; BENCH=name runs one of them
 	@$(BIN)/python -m benches $(BENCH)
+
+fuzz: setup ## many requests made from the description of the API, against it: EXAMPLES=200 of each kind, SEED= repeats
+	@EXAMPLES=$(or $(EXAMPLES),200) SEED=$(SEED) $(BIN)/pytest tests/contract/http_api/test_fuzz.py
 
 test-install: setup base-image test-tools ## fernd installed on machines that boot for it: service, package, image; minutes
 	@$(BIN)/pytest tests/install

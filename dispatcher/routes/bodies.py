@@ -55,11 +55,11 @@ async def put_result(request: web.Request, node: Node) -> web.StreamResponse:
     """
     key, store, limit = await _held(request, node), request.app[CORE].store, request.app[CONFIG].limits.result
     start, size = _number(request, OFFSET_HEADER, "0"), _number(request, SIZE_HEADER)
-    if size > limit:
-        raise Problem("TOO_LARGE", f"the result has more than {limit} bytes", field="body")
     sha256 = request.headers.get(SHA256_HEADER, "")
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise invalid(SHA256_HEADER, "expected the SHA-256 of the whole result, in hex")
+    if size > limit:
+        raise Problem("TOO_LARGE", f"the result has more than {limit} bytes", field="body")
     upload = await store.upload(key)
     if upload.complete:
         return web.Response(status=204)

@@ -33,6 +33,15 @@ ENV_BYTES = 64 * 1024
 CHANGE_TRIES = 5
 """So often a change is tried again when another one came between."""
 
+_IMAGE = (
+    r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
+    r"(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@[a-z][a-z0-9]*(?:[+._-][a-z][a-z0-9]*)*:[0-9a-fA-F]{32,})?"
+)
+"""The grammar of image references, as container engines have it."""
+
 
 def _none_or(least: float) -> dict[str, Any]:
     return {"anyOf": [{"const": 0}, {"minimum": least}]}
@@ -42,7 +51,14 @@ def _none_or(least: float) -> dict[str, Any]:
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
 Description = Annotated[str, Meta(max_length=80)]
 Lang = Literal["GO", "PY", "JS", "CS", "RB", "RS", "ANY"]
-Image = Annotated[str, Meta(max_length=512, description="An image reference, by tag or digest. Empty: none yet.")]
+Image = Annotated[
+    str,
+    Meta(
+        max_length=512,
+        description="An image reference, by tag or digest. Empty: none yet.",
+        extra_json_schema={"pattern": f"^(?:{_IMAGE})?$"},
+    ),
+]
 EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}(?!\n)$")]
 EnvValue = Annotated[str, Meta(max_length=32 * 1024, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Meta(max_length=128)]
@@ -62,15 +78,6 @@ MemSize = Annotated[
     int, Meta(ge=0, le=16 * 1024 * 1024, description="MiB; 0, or at least 6", extra_json_schema=_none_or(LEAST_MEMORY))
 ]
 NetworkLatency = Annotated[float, Meta(ge=0, le=60_000, description="Milliseconds")]
-
-_IMAGE = re.compile(
-    r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
-    r"(?::[0-9]+)?/)?"
-    r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-    r"(?:@[a-z][a-z0-9]*(?:[+._-][a-z][a-z0-9]*)*:[0-9a-fA-F]{32,})?"
-)
-"""The grammar of image references, as container engines have it."""
 
 
 class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -313,7 +320,7 @@ def _check(revision: Revision) -> None:
     Raises:
         Problem: A field is wrong.
     """
-    if revision.image and not _IMAGE.fullmatch(revision.image):
+    if revision.image and not re.fullmatch(_IMAGE, revision.image):
         raise invalid("image", "image: expected an image reference such as registry.example/owner/name:tag")
     if 0 < revision.cpu_count < LEAST_CPU:
         raise invalid("cpuCount", f"cpuCount: expected 0, or at least {LEAST_CPU} CPUs")
