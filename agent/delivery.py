@@ -61,9 +61,9 @@ class Delivery:
         if self._uploading is not None:
             self._uploading.cancel()
 
-    def send(self) -> bool:
+    def send(self) -> None:
         """Send the outcome, if there is a session."""
-        return self._workplace.send(msgspec.structs.replace(self._outcome, credit=self._workplace.credit()))
+        self._workplace.send(msgspec.structs.replace(self._outcome, credit=self._workplace.credit()))
 
     async def remove_body(self) -> None:
         """Remove the file of the body."""

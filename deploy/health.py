@@ -33,5 +33,12 @@ def dispatcher_is_well() -> bool:
 
 
 if __name__ == "__main__":
-    agent = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/fernd"), "node.json").exists()
-    sys.exit(not (agent_is_well() if agent else dispatcher_is_well()))
+    identity = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/fernd"), "node.json")
+    if not identity.exists():
+        sys.exit(not dispatcher_is_well())
+    owner = identity.stat()
+    if os.getuid() != owner.st_uid:
+        # The check starts as root, which without its rights may not speak to another's socket.
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+    sys.exit(not agent_is_well())

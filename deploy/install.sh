@@ -335,6 +335,7 @@ main() {
         return
     fi
     ensure_python
+    [[ $dispatcher != https:* || -e /etc/ssl/certs/ca-certificates.crt ]] || ensure_packages ca-certificates
     [[ -n $packaged || (-z $dispatcher && ! -f $state/node.json) ]] || ensure_engine
     install_version
     [[ -z $serve ]] || serve

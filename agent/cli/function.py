@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli import render, suggestions, watching
+from agent.cli import render, watching
 from agent.cli.connection import connected
 from agent.cli.errors import Refused
 from agent.cli.options import as_json_option, pairs
@@ -111,7 +111,7 @@ def list_(watch: bool, as_json: bool) -> None:
 
 
 @function.command(epilog="Example: fernd function show hello")
-@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
+@click.argument("function_id", metavar="FUNCTION")
 @as_json_option
 def show(function_id: str, as_json: bool) -> None:
     """Show a function, by its id or name."""
@@ -123,7 +123,7 @@ def show(function_id: str, as_json: bool) -> None:
 
 
 @function.command("set", epilog="Example: fernd function set hello --image hello:2 --timeout 60")
-@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
+@click.argument("function_id", metavar="FUNCTION")
 @settings
 @as_json_option
 def set_(function_id: str, as_json: bool, **given: Any) -> None:
@@ -146,7 +146,7 @@ def set_(function_id: str, as_json: bool, **given: Any) -> None:
 
 
 @function.command(epilog="Example: fernd function delete hello")
-@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
+@click.argument("function_id", metavar="FUNCTION")
 def delete(function_id: str) -> None:
     """Delete a function, by its id or name. Its tasks go on."""
 
