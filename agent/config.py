@@ -75,7 +75,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
         start_timeout: Seconds from the start of a container until it is ready.
         stop_grace_max: Seconds between the signal to a function and its kill that a function may have at most.
         idle_seconds: Seconds that an idle warm container is kept.
-        warm_limit: Idle warm containers that are kept at most.
+        warm_limit: Idle warm containers that are kept at most; None: as many as the memory for functions allows.
         log_bytes: Bytes that are kept of what a task writes: half from the beginning, half from the end.
     """
 
@@ -86,7 +86,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     start_timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     stop_grace_max: Seconds = 30.0
     idle_seconds: Seconds = 300.0
-    warm_limit: Annotated[int, Meta(ge=0, le=10_000)] = 16
+    warm_limit: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     log_bytes: Annotated[int, Meta(ge=0, le=2 * 1024 * 1024)] = 1024 * 1024
 
 

@@ -18,7 +18,7 @@ import structlog
 from agent.availability import Availability
 from agent.backoff import full_jitter
 from agent.containers.engine import EngineError, EngineUnavailable
-from agent.protocol import Capabilities, Offer
+from agent.protocol import Capabilities, Offer, Revision
 from agent.status import Orphan
 from agent.vitals import Vitals
 
@@ -76,6 +76,9 @@ class Host(Protocol):
 
     def warm(self) -> list[str]:
         """List the revisions with a warm container."""
+
+    def keep_ready(self, revisions: Sequence[Revision]) -> None:
+        """Keep containers of these revisions ready, and of no others."""
 
     async def can_run_privileged(self) -> bool:
         """Say whether the operator allows it and a privileged container ran."""

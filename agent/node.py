@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random as _random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -42,6 +42,8 @@ from agent.protocol import (
     NodeHeartbeat,
     NodeHello,
     Offer,
+    Prewarm,
+    Revision,
 )
 from agent.shutdown import Shutdown
 from agent.status import NodeStatus, Orphan, PermitStatus, SpoolStatus
@@ -283,6 +285,7 @@ class Node:
         """Finish what runs and begin nothing new, from now until the agent is started again."""
         if self.phase in {Phase.STARTING, Phase.READY}:
             self.phase = Phase.DRAINING
+            self._keep_ready(())
             self._log.info("node drains, as was asked for on this machine")
         self._availability.block("draining", "drained on the machine itself")
         if self._assignments is not None:
@@ -355,13 +358,20 @@ class Node:
     def opened(self, hello: DispatcherHello) -> None:
         """Go by the dispatcher's hello."""
         self._result_limit = hello.result_limit
+        self._keep_ready(())  # what is wanted by now follows
         self._availability.clear("removed")
         self._log.info("session began", dispatcher=hello.version, keep=len(hello.keep), abandon=len(hello.abandon))
         self._parts.session_opened(hello)
 
     def received(self, message: DispatcherMessage) -> None:
         """Take a message that concerns work."""
-        self._parts.received(message)
+        if isinstance(message, Prewarm):
+            self._keep_ready(message.revisions)
+        else:
+            self._parts.received(message)
+
+    def _keep_ready(self, revisions: Sequence[Revision]) -> None:
+        self._host.keep_ready(revisions if self.phase in {Phase.STARTING, Phase.READY} else ())
 
     def removed(self) -> None:
         """Hear that the account does not want this node any more: its tasks are others' now.

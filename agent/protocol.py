@@ -100,6 +100,7 @@ class Revision(Struct, frozen=True):
         image: Image reference, by tag or by digest.
         env: Environment of the container.
         concurrency: Requests that a warm container of an http function takes at a time.
+        warm: Containers that a node with the image keeps ready; see `Prewarm`.
         ready_path: Path that answers 2xx when the function is ready; empty: the port accepts.
         retries: Further attempts after an attempt was lost. 0: never run twice.
         timeout: Seconds from the request to the end of the answer.
@@ -118,6 +119,7 @@ class Revision(Struct, frozen=True):
     network: Network = "none"
     reuse: bool = True
     concurrency: int = 1
+    warm: int = 0
     ready_path: str = ""
     retries: int = 2
     timeout: int = 10
@@ -451,6 +453,15 @@ class DispatcherHeartbeat(Struct, frozen=True, tag="dispatcher_heartbeat"):
     wall_ms: int
 
 
+class Prewarm(Struct, frozen=True, tag="prewarm"):
+    """All revisions of which this node should keep containers ready, where it has the image and the memory.
+
+    It takes the place of what was said before. A session begins with none.
+    """
+
+    revisions: list[Revision]
+
+
 class DispatcherGoodbye(Struct, frozen=True, tag="dispatcher_goodbye"):
     """The dispatcher closes the session; the node comes back after so many seconds at the earliest."""
 
@@ -461,7 +472,9 @@ class DispatcherGoodbye(Struct, frozen=True, tag="dispatcher_goodbye"):
 NodeMessage = (
     NodeHello | Accept | Decline | GiveBack | NodeHeartbeat | CreditNotice | Progress | Output | Outcome | NodeGoodbye
 )
-DispatcherMessage = DispatcherHello | Offer | Begin | Abandon | OutcomeAck | DispatcherHeartbeat | DispatcherGoodbye
+DispatcherMessage = (
+    DispatcherHello | Offer | Begin | Abandon | OutcomeAck | Prewarm | DispatcherHeartbeat | DispatcherGoodbye
+)
 
 
 class FrameError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -72,13 +73,17 @@ class Cloud:
 
     Attributes:
         session: A client with the account's token.
+        node: The agent's data directory.
     """
 
-    def __init__(self, url: str, dispatcher: Process, agent: Process, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, url: str, dispatcher: Process, agent: Process, session: aiohttp.ClientSession, node: Path
+    ) -> None:
         self.url = url
         self.dispatcher = dispatcher
         self.agent = agent
         self.session = session
+        self.node = node
 
     async def create_function(self, name: str, image: str, **more: Any) -> str:
         """Make a function and give its id."""
@@ -97,6 +102,12 @@ class Cloud:
             if answer.status != 200 or "X-Task-Id" not in answer.headers:
                 raise RuntimeError(f"the task was not answered: {answer.status} {content[:300]!r}")
             return content
+
+    def warm(self) -> list[str]:
+        """List the revisions of which the node has an idle container, as `fernd agent status` shows them."""
+        command = [sys.executable, "-m", "agent.cli", "agent", "status", "--json", "--data-dir", str(self.node)]
+        status = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return list(status["warm"])
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +135,7 @@ async def cloud(agent_environ: Mapping[str, str] | None = None) -> AsyncIterator
             )
             running.callback(agent.stop)
             await agent.logged("node is ready")
-            yield Cloud(url, dispatcher, agent, session)
+            yield Cloud(url, dispatcher, agent, session, directory / "node")
 
 
 def build_echo(client: docker.DockerClient) -> str:

@@ -15,6 +15,7 @@ from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
 from dispatcher.presence import Presence
+from dispatcher.prewarming import Prewarming
 from dispatcher.queue import Limits, Queue
 from dispatcher.replicas import Replicas
 from dispatcher.sessions import Sessions
@@ -57,6 +58,7 @@ class Core:
         self.matching = Matching(rng)
         self.leases = LeaseTable()
         self.queue = Queue(store, self.matching, self.leases, self.events, limits, wall=wall, monotonic=monotonic)
+        self.prewarming = Prewarming(store, self.queue)
         self.attempts = Attempts(
             store, self.queue, self.matching, self.leases, self.events, wall=wall, monotonic=monotonic
         )
@@ -170,6 +172,7 @@ class Core:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.pump(), name="pump")
+            group.create_task(self.prewarming.run(), name="prewarming")
             group.create_task(self.sweeper.run(), name="sweeper")
             if self.replicas is not None:
                 group.create_task(self.replicas.run(), name="replicas")

@@ -111,6 +111,7 @@ class Queue:
         self._monotonic = monotonic
         self._new_token = new_token
         self._outlets: dict[str, Outlet] = {}
+        self._announced: DispatcherMessage | None = None
         self._wake = asyncio.Event()
         self._busy_since: float | None = None
         """Since when, by monotonic seconds, one batch is being claimed and offered."""
@@ -178,6 +179,8 @@ class Queue:
     def seat(self, node_id: str, outlet: Outlet) -> None:
         """Let offers for a node go out through its session."""
         self._outlets[node_id] = outlet
+        if self._announced is not None:
+            outlet.send(self._announced)
         self._wake.set()
 
     def unseat(self, node_id: str, outlet: Outlet) -> None:
@@ -200,6 +203,12 @@ class Queue:
         outlet = self._outlets.get(node_id)
         if outlet is not None:
             outlet.send(*messages)
+
+    def announce(self, message: DispatcherMessage) -> None:
+        """Tell every node, those too that come to their seat later; it takes the place of what was told before."""
+        self._announced = message
+        for outlet in self._outlets.values():
+            outlet.send(message)
 
     def room_changed(self) -> None:
         """Look for matches again: a node has more credit, or other capabilities."""

@@ -37,6 +37,9 @@ SETTINGS = (
         help="Requests that a warm container takes at a time; 1 unless the function can serve more.",
     ),
     click.option(
+        "--warm", type=click.IntRange(0, 100), help="Containers that each node with the image keeps ready for a task."
+    ),
+    click.option(
         "--retries", type=click.IntRange(min=0), help="Further attempts after a node was lost; 0: never twice."
     ),
     click.option("--ready-path", "readyPath", metavar="PATH", help="Answers 2xx when the function is ready."),

@@ -97,6 +97,7 @@ class Container:
         self._start_over: StartOver | None = None
         self._listener: asyncio.Task[None] | None = None
         self._wrote_at: float | None = None
+        self._settled = False
 
     def listen(self, attachment: Attachment, when_ended: Callable[[Container], None]) -> None:
         """Read the streams from now on, and notice the end."""
@@ -130,15 +131,13 @@ class Container:
         """Wait for output after each call: what the function wrote in an earlier run of the agent is not known."""
         self._wrote_at = self._monotonic()
 
-    async def settle(self, first: bool) -> None:
+    async def settle(self) -> None:
         """Wait until what the function wrote before its answer has most likely arrived.
 
         Output takes another way than the answer, through the engine. A function that has written nothing
         by the end of its first task is a silent one, and is not waited for after later ones.
-
-        Args:
-            first: This was the container's first task.
         """
+        first, self._settled = not self._settled, True
         if self._wrote_at is None and not first:
             return
         begun = self._monotonic()

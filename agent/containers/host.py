@@ -14,17 +14,25 @@ import structlog
 from agent.config import ContainersConfig
 from agent.containers.adoption import FED_BYTES, Left, survey
 from agent.containers.container import Container, Sink
-from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image, Inspection
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image, Inspection, NotFound
 from agent.containers.firewall import FirewallError
 from agent.containers.images import Images
 from agent.containers.marks import Marks
+from agent.containers.memory_pressure import short_of_memory
 from agent.containers.networks import Networks
 from agent.containers.orphans import remove_files, remove_orphans
 from agent.containers.pool import Pool
+from agent.containers.prewarm import CannotPrewarm, Prewarm
 from agent.containers.probe import Probe, probe
 from agent.containers.reach import WAYS, Reach, Way
-from agent.containers.spec import ContainerSpec, EngineTraits, attempt_label, may_be_privileged
-from agent.protocol import Offer
+from agent.containers.spec import (
+    ContainerSpec,
+    EngineTraits,
+    attempt_label,
+    may_be_privileged,
+    server_environment,
+)
+from agent.protocol import Offer, Revision
 from agent.status import Orphan
 from agent.vitals import Vitals
 
@@ -33,6 +41,9 @@ log = structlog.get_logger()
 TEND_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 """Between two sweeps for orphans, on average."""
+
+ATTACHED_WARM_LIMIT = 16
+"""Idle containers that are kept where each has a network to itself, of which an engine has some thirty."""
 
 CLAIM_SECONDS = 60.0
 """A job that an earlier run of the agent began is kept so long for `ContainerHost.readopt`."""
@@ -98,6 +109,9 @@ class ContainerHost:
         """Attempts of jobs that were readopted and not taken up yet, and the names of their containers."""
         self._upkeep: asyncio.Task[None] | None = None
         self._privileged: bool | None = None
+        self._wanted_ready: Sequence[Revision] = ()
+        self._prewarm: Prewarm | None = None
+        self._prewarming: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def start(self) -> None:
@@ -122,6 +136,9 @@ class ContainerHost:
         self._pool = pool
         await asyncio.to_thread(remove_files, self.marks.strays(self._names()), dry_run=False)
         self._upkeep = asyncio.create_task(self._keep_up(pool), name="container upkeep")
+        self._prewarm = Prewarm(pool, self._start_ahead, self.config.start_timeout, self._monotonic)
+        self._prewarm.want(self._wanted_ready)
+        self._prewarming = asyncio.create_task(self._prewarm.run(), name="prewarm")
         log.info(
             "engine found",
             version=facts.version,
@@ -150,11 +167,17 @@ class ContainerHost:
         except (EngineError, FirewallError) as error:
             raise EngineUnavailable(f"what fernd needs of the Docker Engine is not there again: {error}") from None
 
-    def keep_warm(self, idle_seconds: float, limit: int) -> None:
+    def keep_warm(self, idle_seconds: float, limit: int | None) -> None:
         """Keep idle containers for so long, and so many of them, from now on."""
         self.config = msgspec.structs.replace(self.config, idle_seconds=idle_seconds, warm_limit=limit)
         if self._pool is not None:
-            self._pool.keep_warm(idle_seconds, limit)
+            self._pool.keep_warm(idle_seconds, self._warm_limit)
+
+    @property
+    def _warm_limit(self) -> int | None:
+        """Idle containers at most: memory sets the limit, where nobody does and networks are not scarcer."""
+        few_networks = ATTACHED_WARM_LIMIT if self._reach.way == "attached" else None
+        return self.config.warm_limit if self.config.warm_limit is not None else few_networks
 
     def readopt(self, offer: Offer) -> bool:
         """Claim the job that an earlier run of the agent began for an offer; False where it cannot be gone on with.
@@ -200,7 +223,8 @@ class ContainerHost:
             self.marks,
             memory_budget=self._memory_budget,
             idle_seconds=self.config.idle_seconds,
-            warm_limit=self.config.warm_limit,
+            warm_limit=self._warm_limit,
+            short_of_memory=short_of_memory,
             monotonic=self._monotonic,
         )
         for found in warm:
@@ -215,9 +239,11 @@ class ContainerHost:
         if self._stopped:
             return
         self._stopped = True
+        for loop in (self._upkeep, self._prewarming):
+            if loop is not None:
+                loop.cancel()
+                await asyncio.gather(loop, return_exceptions=True)
         if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
             self._vitals.rest("containers")
         if self._pool is not None:
             await self._pool.close()
@@ -249,6 +275,12 @@ class ContainerHost:
         """List the keys of the revisions that have a warm container."""
         return self._pool.warm() if self._pool is not None else []
 
+    def keep_ready(self, revisions: Sequence[Revision]) -> None:
+        """Keep containers of these revisions ready for a task, and of no others; see `Prewarm`."""
+        self._wanted_ready = revisions
+        if self._prewarm is not None:
+            self._prewarm.want(revisions)
+
     async def can_run_privileged(self) -> bool:
         """Say whether the operator allows privileged images and the engine ran a privileged probe."""
         if not self.config.privileged_images:
@@ -271,7 +303,21 @@ class ContainerHost:
         Raises:
             Refused: This node does not do what the function asks for.
         """
-        revision = offer.revision
+        attempt = attempt_label(offer.lease) if offer.revision.mode == "job" else ""
+        return await self.pool.start(await self._spec(offer.revision, image, env, attempt), sink)
+
+    async def _start_ahead(self, revision: Revision) -> Container:
+        """Start a container of a revision that no task asks for yet; see `Prewarm`."""
+        try:
+            image = await self.engine.image(revision.image)
+            spec = await self._spec(revision, image, server_environment())
+        except NotFound:
+            raise CannotPrewarm("the image is not here") from None
+        except Refused as reason:
+            raise CannotPrewarm(str(reason)) from None
+        return await self.pool.start(spec)
+
+    async def _spec(self, revision: Revision, image: Image, env: dict[str, str], attempt: str = "") -> ContainerSpec:
         if revision.network == "internet" and not self.internet:
             raise Refused("no_internet")
         if revision.privileged and not may_be_privileged(
@@ -279,7 +325,7 @@ class ContainerHost:
         ):
             raise Refused("not_privileged")
         network, publish = self._reach.placement(revision.network, revision.mode)
-        spec = ContainerSpec(
+        return ContainerSpec(
             image=revision.image,
             mode=revision.mode,
             node=self._node_id,
@@ -295,9 +341,8 @@ class ContainerHost:
             # A node smaller than the default gives what it has; see `Revision.share_of`.
             memory=revision.mem_size or min(revision.memory, self._memory_budget),
             privileged=revision.privileged,
-            attempt=attempt_label(offer.lease) if revision.mode == "job" else "",
+            attempt=attempt,
         )
-        return await self.pool.start(spec, sink)
 
     async def _probe_privileged(self) -> bool:
         async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:

@@ -71,7 +71,6 @@ async def _ending(execution: Execution, container: Container, output: JobOutput,
 
 
 async def _until_ended(execution: Execution, container: Container, output: JobOutput, limit: float) -> Ran:
-    begun = execution.monotonic()
     writing = asyncio.create_task(_feed(execution, container))
     ended = asyncio.create_task(container.ended.wait())
     unwanted = asyncio.create_task(output.unwanted.wait())
@@ -86,7 +85,6 @@ async def _until_ended(execution: Execution, container: Container, output: JobOu
         return execution.ended("result_too_large", f"the result is over {execution.answer.limit} bytes")
     if not container.ended.is_set():
         return await execution.timed_out(f"the job did not end within {execution.revision.timeout} s")
-    execution.host.pool.services.note(execution.revision.key, execution.monotonic() - begun)
     return await _ended(execution, container, output)
 
 

@@ -3,7 +3,7 @@
 A container of a function's revision is used again for the next task of that revision, and works for one
 at a time, or for as many as the function says.
 An idle one is paused after a while, so that it costs no CPU, and removed after a longer while, or when
-its memory is needed, or when there are too many; the one longest idle goes first.
+its memory is needed; the one longest idle goes first, and those that are kept ready for a first task last.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
-from agent.containers.averages import Averages
 from agent.containers.container import Container, Sink, State
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection
 from agent.containers.marks import Marks
 from agent.containers.oom import OomCounter
 from agent.containers.reach import Door, Reach, Unreachable
 from agent.containers.spec import ContainerSpec, EngineTraits, arguments, spec_of
+from agent.containers.waiting import Waiting
 
 log = structlog.get_logger()
 
@@ -34,6 +34,9 @@ ROOM_SECONDS = 15.0
 
 REMOVE_TRIES = 3
 
+SPARE = 0.75
+"""Containers that nobody asks for yet are started within so much of the budget: the rest stays free for tasks."""
+
 
 class NoRoom(Exception):
     """The memory budget does not allow another container."""
@@ -43,8 +46,7 @@ class Pool:
     """Starts, lends, keeps and removes containers.
 
     Attributes:
-        cold_starts: Seconds from the start of a container until it was ready.
-        services: Seconds that a request took in a container.
+        waiting: The tasks that wait for a busy container, and the averages that say whether that pays.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Pool:
         *,
         memory_budget: int,
         idle_seconds: float,
-        warm_limit: int,
+        warm_limit: int | None,
+        short_of_memory: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a pool.
@@ -65,7 +68,8 @@ class Pool:
             marks: Kept true to what may be adopted after a crash of the agent.
             memory_budget: MiB that all containers together may have.
             idle_seconds: An idle container is removed after so long.
-            warm_limit: Idle containers that are kept at most.
+            warm_limit: Idle containers that are kept at most; None: as many as the memory allows.
+            short_of_memory: The machine itself needs memory; then idle containers go, one with each `tend`.
         """
         self._engine = engine
         self._traits = traits
@@ -74,6 +78,7 @@ class Pool:
         self._budget = memory_budget
         self._idle_seconds = idle_seconds
         self._warm_limit = warm_limit
+        self._short_of_memory = short_of_memory
         self._monotonic = monotonic
         self._all: dict[str, Container] = {}
         self._idle: OrderedDict[str, Container] = OrderedDict()  # the one longest idle first
@@ -81,13 +86,26 @@ class Pool:
         self._owed: set[str] = set()
         """Containers that the engine did not remove when it was told to."""
         self._removed = asyncio.Condition()
-        self.cold_starts = Averages()
-        self.services = Averages()
+        self._reserved: Mapping[str, int] = {}
+        """Revisions that want containers kept ready, and how many."""
+        self.waiting = Waiting(self.give_back)
 
-    def keep_warm(self, idle_seconds: float, limit: int) -> None:
+    def keep_warm(self, idle_seconds: float, limit: int | None) -> None:
         """Keep idle containers for so long, and so many of them; what is above that goes as the pool is tended."""
         self._idle_seconds = idle_seconds
         self._warm_limit = limit
+
+    def reserve(self, wanted: Mapping[str, int]) -> None:
+        """Keep so many idle containers of these revisions, however long they are idle, and remove them last."""
+        self._reserved = wanted
+
+    def idle(self, revision: str) -> int:
+        """Count the idle containers of a revision."""
+        return sum(container.spec.revision == revision for container in self._idle.values())
+
+    def has_spare(self, memory: int) -> bool:
+        """Say whether so many MiB are left over, so that a container that nobody asks for yet disturbs no task."""
+        return self._used() + memory <= self._budget * SPARE and not self._short_of_memory()
 
     def names(self) -> set[str]:
         """Name the containers that this pool knows, also those being made or removed."""
@@ -102,7 +120,10 @@ class Pool:
         return sorted({container.spec.revision for container in self._idle.values()})
 
     async def take(self, revision: str, concurrency: int = 1) -> Container | None:
-        """Lend a container of a revision that has room, or the idle one that was used last; None: there is none.
+        """Lend a container of a revision that has room, or the idle one that was used last.
+
+        Where there is none, a busy one is waited for as long as that is expected to be quicker than to start another.
+        None: to start another is the thing to do.
 
         Args:
             concurrency: Tasks that a container works for at a time.
@@ -137,13 +158,14 @@ class Pool:
             container.state = State.BUSY
             container.borrowers = 1
             return container
-        return None
+        patience = self.waiting.patience(revision, self._places(revision, concurrency))
+        return None if patience is None else await self.waiting.wait(revision, patience)
 
-    async def start(self, spec: ContainerSpec, sink: Sink) -> Container:
+    async def start(self, spec: ContainerSpec, sink: Sink | None = None) -> Container:
         """Start a container and lend it. It runs when this returns, and may not be ready yet.
 
         Args:
-            sink: Where its output goes, from its first byte.
+            sink: Where its output goes, from its first byte; None: nowhere yet.
 
         Raises:
             NoRoom: The memory budget does not allow it.
@@ -154,7 +176,8 @@ class Pool:
         await self._make_room(spec.memory)
         self._all[container.name] = container
         container.borrowers = 1
-        container.send_output(sink)
+        if sink is not None:
+            container.send_output(sink)
         # Never cut short: a create call that nobody waits for would leave a container behind. The removal
         # waits for the lock, and so for the end of the start.
         starting = asyncio.create_task(self._start(container), name=f"start {container.name}")
@@ -195,7 +218,7 @@ class Pool:
         if sound:
             self.give_back(container)
             while self._idle and self._used(leaving=False) > self._budget:
-                self.discard(next(iter(self._idle.values())))
+                self.discard(self._least_wanted())
         return sound
 
     def hold(self, found: Inspection, sink: Sink) -> Container:
@@ -215,21 +238,25 @@ class Pool:
         self.give_back(container)
 
     def give_back(self, container: Container) -> None:
-        """Take a container back after a task; when it has no other, it is kept warm for the next one."""
+        """Take a container back after a task, and lend it to one that waits; without tasks it is kept warm."""
         container.borrowers -= 1
+        stopped = container.leaving or container.signals > 0  # it was told to end, and may be about to
+        sound = container.state is State.BUSY and not container.ended.is_set() and not stopped
+        if sound and self.waiting.hand_over(container):
+            container.borrowers += 1
+            return
         if container.borrowers > 0:
             return
         container.stop_output()
-        stopped = container.leaving or container.signals > 0  # it was told to end, and may be about to
-        if container.state is not State.BUSY or container.ended.is_set() or stopped or self._warm_limit == 0:
+        if not sound or self._warm_limit == 0:
             self.discard(container)
             return
         container.state = State.IDLE
         self._marks.mark(container.name)
         container.idle_since = self._monotonic()
         self._idle[container.name] = container
-        while len(self._idle) > self._warm_limit:
-            self.discard(next(iter(self._idle.values())))
+        while self._warm_limit is not None and len(self._idle) > self._warm_limit:
+            self.discard(self._least_wanted())
 
     async def signal(self, container: Container, name: str) -> None:
         """Send a signal to a function that is to end. From now on it is not one to be adopted.
@@ -269,11 +296,15 @@ class Pool:
             self._owed.discard(name)  # a refusal is left to the sweep for orphans
 
     async def tend(self) -> None:
-        """Pause and remove what was idle for long enough."""
+        """Pause and remove what was idle for long enough, and make room where the machine needs it."""
         now = self._monotonic()
+        if self._idle and self._short_of_memory():
+            gone = self._least_wanted()
+            log.info("idle container removed, the machine is short of memory", container=gone.name)
+            self.discard(gone)
         for container in list(self._idle.values()):
             idle = now - container.idle_since
-            if idle >= self._idle_seconds:
+            if idle >= self._idle_seconds and not self._is_reserved(container):
                 self.discard(container)
             elif idle >= PAUSE_SECONDS and container.state is State.IDLE:
                 await self._pause(container)
@@ -304,6 +335,25 @@ class Pool:
                 return container
         return None
 
+    def _places(self, revision: str, concurrency: int) -> int:
+        """Count the tasks that the containers at work for a revision work for at a time."""
+        return sum(
+            concurrency
+            for container in self._all.values()
+            if container.spec.revision == revision and container.ready and container.state is State.BUSY
+            if not (container.leaving or container.signals or container.ended.is_set())
+        )
+
+    def _is_reserved(self, container: Container) -> bool:
+        revision = container.spec.revision
+        return revision in self._reserved and self.idle(revision) <= self._reserved[revision]
+
+    def _least_wanted(self) -> Container:
+        """Choose the idle container to remove: the one longest idle, of those that are not kept ready if there are."""
+        return next(
+            (each for each in self._idle.values() if not self._is_reserved(each)), next(iter(self._idle.values()))
+        )
+
     def _pop_idle(self, revision: str) -> Container | None:
         for container in reversed(self._idle.values()):
             if container.spec.revision == revision:
@@ -329,7 +379,7 @@ class Pool:
             async with asyncio.timeout(ROOM_SECONDS), self._removed:
                 while self._used() + memory > self._budget:
                     if self._idle and self._used(leaving=False) + memory > self._budget:
-                        self.discard(next(iter(self._idle.values())))
+                        self.discard(self._least_wanted())
                         continue
                     await self._removed.wait()
         except TimeoutError:

@@ -9,9 +9,9 @@ from agent.containers.container import Container, Sink
 from agent.containers.engine import EngineUnavailable
 from agent.containers.evidence import death_of
 from agent.containers.execution import Execution, Ran
-from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, is_ready, post, request_headers
+from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, post, request_headers
 from agent.containers.output import Stream
-from agent.containers.reach import Door
+from agent.containers.readiness import until_ready
 from agent.containers.spec import PORT, server_environment
 from agent.protocol import Headers
 
@@ -23,10 +23,6 @@ LAST_WORDS_SECONDS = 1.0
 
 UNREACHABLE_SECONDS = 5.0
 """A container that cannot be reached has most likely just ended; so long its end is waited for."""
-
-_FIRST_LOOK = 0.002
-_SLOWEST_LOOK = 0.05
-_READY_PATH_SECONDS = 2.0
 
 
 async def serve(execution: Execution) -> Ran:
@@ -65,15 +61,15 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
             not_ready = await _until_ready(execution, container)
             if not_ready is not None:
                 return not_ready
-            pool.cold_starts.note(execution.revision.key, execution.monotonic() - start_begun)
+            pool.waiting.cold_starts.note(execution.revision.key, execution.monotonic() - start_begun)
         container.ready = True
         execution.enter("running")
         begun = execution.monotonic()
         answer = await _answer_or_ending(execution, container)
         if isinstance(answer, Ran):
             return answer
-        pool.services.note(execution.revision.key, execution.monotonic() - begun)
-        await container.settle(first=execution.cold)
+        pool.waiting.services.note(execution.revision.key, execution.monotonic() - begun)
+        await container.settle()
         keep = execution.revision.reuse
         return await execution.answered(answer.status, answer.headers)
     finally:
@@ -87,33 +83,16 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
 async def _until_ready(execution: Execution, container: Container) -> Ran | None:
     """Wait until the server can take a request; otherwise give the ending."""
     limit, path = execution.host.config.start_timeout, execution.revision.ready_path
-    if container.door is not None and not container.ended.is_set():
-        looking = asyncio.create_task(_ready(container.door, path))
-        ended = asyncio.create_task(container.ended.wait())
-        try:
-            await asyncio.wait({looking, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if looking.done() and looking.exception() is None:
-                return None
-        finally:
-            for task in (looking, ended):
-                task.cancel()
-            await asyncio.gather(looking, ended, return_exceptions=True)
-        if looking.cancelled() and not container.ended.is_set():
-            what = f"answer {path} with 2xx" if path else "listen"
-            return execution.ended("never_ready", f"the function did not {what} on port {PORT} within {limit:g} s")
+    outcome = await until_ready(container, path, limit)
+    if outcome == "ready":
+        return None
+    if outcome == "late":
+        what = f"answer {path} with 2xx" if path else "listen"
+        return execution.ended("never_ready", f"the function did not {what} on port {PORT} within {limit:g} s")
     death = await death_of(execution.host.engine, container, UNREACHABLE_SECONDS)
     if death is None:
         raise EngineUnavailable("the container runs and cannot be reached")
     return execution.died(death, " before it was ready")
-
-
-async def _ready(door: Door, path: str) -> None:
-    """Wait until a server accepts connections, and answers a path with 2xx where one is given."""
-    await door.until_accepts()
-    pause = _FIRST_LOOK
-    while path and not await is_ready(door, path, _READY_PATH_SECONDS):
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, _SLOWEST_LOOK)
 
 
 async def _answer_or_ending(execution: Execution, container: Container) -> Answer | Ran:

@@ -66,6 +66,9 @@ Retries = Annotated[int, Meta(ge=0, le=10)]
 Concurrency = Annotated[
     int, Meta(ge=1, le=1000, description="Requests that a warm container of an http function takes at a time")
 ]
+Warm = Annotated[
+    int, Meta(ge=0, le=100, description="Containers of an http function that each node with its image keeps ready")
+]
 ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
 Grace = Annotated[
     int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
@@ -93,6 +96,7 @@ class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     network: Network = "none"
     reuse: bool = True
     concurrency: Concurrency = 1
+    warm: Warm = 0
     retries: Retries = 2
     ready_path: ReadyPath = ""
     grace: Grace = 5
@@ -111,6 +115,7 @@ class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=
     network: Network | UnsetType = UNSET
     reuse: bool | UnsetType = UNSET
     concurrency: Concurrency | UnsetType = UNSET
+    warm: Warm | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     ready_path: ReadyPath | UnsetType = UNSET
     grace: Grace | UnsetType = UNSET
@@ -153,6 +158,7 @@ class FunctionView(Struct, frozen=True, rename="camel"):
     network: Network
     reuse: bool
     concurrency: int
+    warm: int
     retries: int
     ready_path: str
     grace: int
@@ -174,6 +180,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         network=asked.network,
         reuse=asked.reuse,
         concurrency=asked.concurrency,
+        warm=asked.warm,
         ready_path=asked.ready_path,
         retries=asked.retries,
         grace=asked.grace,
@@ -195,6 +202,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
     except NameTaken:
         raise _name_taken(asked.name) from None
     audit.committed(line)
+    _tell_nodes(request, revision)
     return json(Created(function_id), 201, f"/v1/function/{function_id}")
 
 
@@ -235,6 +243,7 @@ async def remove_function(request: web.Request, account: str) -> web.StreamRespo
     if not await request.app[CORE].store.remove_function(account, function.id, line):
         raise not_found("function")
     audit.committed(line)
+    _tell_nodes(request, function.revision)
     return web.Response(status=204)
 
 
@@ -257,6 +266,7 @@ def view(function: Function, *, with_env: bool = True) -> FunctionView:
         network=revision.network,
         reuse=revision.reuse,
         concurrency=revision.concurrency,
+        warm=revision.warm,
         retries=revision.retries,
         ready_path=revision.ready_path,
         grace=revision.grace,
@@ -288,10 +298,17 @@ async def _change(
         try:
             if await request.app[CORE].store.change_function(after, before.revision.number, line):
                 audit.committed(line)
+                _tell_nodes(request, before.revision, revision)
                 return web.Response(status=204)
         except NameTaken:
             raise _name_taken(after.name) from None
     raise Problem("CONFLICT", "the function is being changed by others at the same time")
+
+
+def _tell_nodes(request: web.Request, *revisions: Revision) -> None:
+    """Let nodes hear of revisions that came or went, where they keep containers of them ready."""
+    if any(revision.warm for revision in revisions):
+        request.app[CORE].prewarming.changed()
 
 
 def _changed(function: Function, change: FunctionChange | CapabilitiesChange) -> Function:

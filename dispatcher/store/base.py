@@ -319,6 +319,9 @@ class Store(AccessStore, Protocol):
     async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
         """List functions, newest first, starting below the id ``before``."""
 
+    async def warm_revisions(self, limit: int) -> list[Revision]:
+        """List the revisions of functions that want containers kept ready, of every account, newest first."""
+
     async def change_function(self, function: Function, expected: int, audit: AuditLine | None = None) -> bool:
         """Store a function whose newest revision has number ``expected``; False where it has another by now.
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +85,7 @@ class Containers:
         """Tasks whose container an earlier run of the agent left."""
         self.orphans: list[Orphan] = []
         self.in_doubt = asyncio.Event()
+        self.kept_ready: list[str] = []
 
     async def start(self) -> None:
         await self.ask()
@@ -101,6 +102,9 @@ class Containers:
 
     def warm(self) -> list[str]:
         return []
+
+    def keep_ready(self, revisions: Sequence[Revision]) -> None:
+        self.kept_ready = [revision.key for revision in revisions]
 
     async def can_run_privileged(self) -> bool:
         return False

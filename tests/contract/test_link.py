@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -36,6 +37,7 @@ from agent.protocol import (
     Offer,
     Outcome,
     OutcomeAck,
+    Prewarm,
     Progress,
     Revision,
 )
@@ -124,6 +126,30 @@ async def test_an_offer_that_cannot_be_taken_is_declined(
     await session.send(Offer(1, lease(), revision))
     decline = await session.expect(Decline)
     assert (decline.reason, decline.credit) == (reason, Credit(2, 512, 3, 1))
+
+
+async def test_what_is_kept_ready(dispatcher: Dispatcher, start: StartNode) -> None:
+    """The node keeps ready what was asked for last in its session, and nothing once it drains."""
+    running = start()
+    session = await ready(dispatcher)
+    first, second = (msgspec.structs.replace(REVISION, number=number, warm=1) for number in (1, 2))
+    for revisions in ([first, second], [second]):
+        await session.send(Prewarm(revisions))
+        await _until(lambda: running.containers.kept_ready, [each.key for each in revisions])
+    await session.send(DispatcherGoodbye("elsewhere"))
+    session = await dispatcher.session()
+    await session.welcome()
+    await _until(lambda: running.containers.kept_ready, [])
+    await session.send(Prewarm([second]))
+    await _until(lambda: running.containers.kept_ready, [second.key])
+    running.node.drain()
+    assert running.containers.kept_ready == []
+
+
+async def _until(look: Callable[[], object], holds: object) -> None:
+    async with asyncio.timeout(10):
+        while look() != holds:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_task_does_not_run_twice_beside_itself(dispatcher: Dispatcher, start: StartNode) -> None:

@@ -55,6 +55,16 @@ async def functions(db: Db, account: str, limit: int, before: str | None) -> lis
     return [rows.function(row) for row in found]
 
 
+async def warm_revisions(db: Db, limit: int) -> list[Revision]:
+    """See `Store.warm_revisions`."""
+    found = await db.fetch(
+        "SELECT r.definition FROM function f JOIN revision r ON r.key = f.revision"
+        " WHERE (convert_from(r.definition, 'UTF8')::json ->> 'warm')::int > 0 ORDER BY f.id DESC LIMIT $1",
+        limit,
+    )
+    return [rows.revision(definition) for (definition,) in found]
+
+
 async def change_function(db: Db, function: Function, expected: int) -> bool:
     """See `Store.change_function`."""
     newest = await db.fetchval(

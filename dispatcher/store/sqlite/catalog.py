@@ -56,6 +56,16 @@ def functions(db: sqlite3.Connection, account: str, limit: int, before: str | No
     return [rows.function(row) for row in found]
 
 
+def warm_revisions(db: sqlite3.Connection, limit: int) -> list[Revision]:
+    """See `Store.warm_revisions`."""
+    found = db.execute(
+        "SELECT r.definition FROM function f JOIN revision r ON r.key = f.revision"
+        " WHERE json_extract(CAST(r.definition AS TEXT), '$.warm') > 0 ORDER BY f.id DESC LIMIT ?",
+        (limit,),
+    )
+    return [rows.revision(definition) for (definition,) in found]
+
+
 def change_function(db: sqlite3.Connection, function: Function, expected: int) -> bool:
     """See `Store.change_function`."""
     row = db.execute(

@@ -163,6 +163,9 @@ class SqliteStore:
     async def functions(self, account: str, limit: int, before: str | None) -> list[Function]:
         return await self._read(catalog.functions, account, limit, before)
 
+    async def warm_revisions(self, limit: int) -> list[Revision]:
+        return await self._read(catalog.warm_revisions, limit)
+
     async def change_function(self, function: Function, expected: int, audit: AuditLine | None = None) -> bool:
         return await self._change(audit, catalog.change_function, function, expected)
 

@@ -150,6 +150,85 @@ async def test_at_most_so_many_warm() -> None:
     assert await bench.present() == set()
 
 
+async def test_waits_where_that_is_quicker(bench: Bench) -> None:
+    """A task waits for a busy container while that is expected to be quicker than a start; who came first is first."""
+    busy = await bench.start()
+    busy.ready = True
+    assert await bench.pool.take("f.1") is None, "nothing is known yet"
+    bench.pool.waiting.cold_starts.note("f.1", 5.0)
+    bench.pool.waiting.services.note("f.1", 2.0)
+    waiting = [asyncio.create_task(bench.pool.take("f.1")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert await bench.pool.take("f.1") is None, "a third one would wait for 6 s, and a start takes 5"
+    bench.pool.give_back(busy)
+    assert await waiting[0] is busy
+    assert bench.pool.warm() == []
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
+    bench.pool.give_back(busy)
+    assert bench.pool.warm() == ["f.1"]
+
+
+async def test_waits_for_no_longer_than_a_start(bench: Bench) -> None:
+    """Where a wait turns out longer than expected, another container is started; one that leaves is not waited for."""
+    busy = await bench.start()
+    busy.ready = True
+    bench.pool.waiting.cold_starts.note("f.1", 0.05)
+    bench.pool.waiting.services.note("f.1", 0.01)
+    assert await bench.pool.take("f.1") is None
+    busy.leaving = True
+    bench.pool.waiting.cold_starts.note("f.1", 1000.0)
+    assert await bench.pool.take("f.1") is None
+
+
+async def test_a_task_that_goes_as_it_is_given_a_container(bench: Bench) -> None:
+    """What was given to a task that is cancelled in that moment is not lost."""
+    busy = await bench.start()
+    busy.ready = True
+    bench.pool.waiting.cold_starts.note("f.1", 5.0)
+    bench.pool.waiting.services.note("f.1", 1.0)
+    waiting = asyncio.create_task(bench.pool.take("f.1"))
+    await asyncio.sleep(0)
+    bench.pool.give_back(busy)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await bench.pool.take("f.1") is busy
+
+
+async def test_kept_ready(bench: Bench) -> None:
+    """Containers that are kept ready outlast others: when they are idle for long, and where memory is needed."""
+    ready, more, other = [await bench.idle(revision, 30) for revision in ("f.1", "f.1", "g.1")]
+    bench.pool.reserve({"f.1": 1})
+    assert not bench.pool.has_spare(10)
+    bench.now += 100
+    await bench.pool.tend()
+    assert await bench.present() == {more.name}
+    assert (ready.state, other.state) == (State.GONE, State.GONE)
+    assert bench.pool.has_spare(45)
+    assert not bench.pool.has_spare(46)
+    later = await bench.idle("h.1", 50)
+    await bench.start("i.1", 40)
+    assert (later.state, more.state) == (State.GONE, State.PAUSED)
+    await bench.start("j.1", 40)
+    assert (more.state, bench.pool.warm()) == (State.GONE, [])
+
+
+async def test_the_machine_is_short_of_memory() -> None:
+    """Idle containers go one after the other for as long as the machine needs memory, and none is started ahead."""
+    short = False
+    bench = Bench(short_of_memory=lambda: short, warm_limit=None)
+    idle = [await bench.idle(f"{name}.1") for name in "abc"]
+    short = True
+    await bench.pool.tend()
+    assert await bench.present() == {idle[1].name, idle[2].name}
+    assert not bench.pool.has_spare(10)
+    await bench.pool.tend()
+    short = False
+    await bench.pool.tend()
+    assert await bench.present() == {idle[2].name}
+    await bench.pool.close()
+
+
 async def test_pause_then_remove(bench: Bench) -> None:
     """An idle container is paused, then removed; one that is lent in between starts its time anew."""
     container = await bench.idle()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.containers.host import ContainerHost
 from agent.containers.output import LOG_BYTES
 from agent.protocol import Revision
 from tests.contract.containers.calls import Caller, Heard, eventually, revision, running_host
@@ -110,8 +111,8 @@ async def test_phases_and_times(call: Caller) -> None:
     assert first.spans.starting > first.spans.running > 0
     assert (second.spans.starting, second.spans.pulling) == (0, 0)
     pool = call.host.pool
-    assert pool.cold_starts.get(tested.key) == pytest.approx(first.spans.starting / 1000, rel=0.2)
-    assert pool.services.get(tested.key) is not None
+    assert pool.waiting.cold_starts.get(tested.key) == pytest.approx(first.spans.starting / 1000, rel=0.2)
+    assert pool.waiting.services.get(tested.key) is not None
 
 
 async def test_output_is_the_tasks_own(call: Caller) -> None:
@@ -238,6 +239,23 @@ async def test_paused_and_resumed(images: None, tmp_path: Path, client: Any) -> 
         ahead += 40
         await pool.tend()
         assert await call.containers_of(tested) == []
+
+
+async def test_kept_ready(images: None, tmp_path: Path) -> None:
+    """A revision that wants it has a container before its first task, which is no cold start; others have none."""
+    async with running_host() as host:
+        call, wanted, broken = Caller(host, tmp_path), revision(warm=1), revision(warm=1, image="fernd-test-missing")
+        host.keep_ready([broken, revision(warm=1, mode="job"), wanted])
+        await eventually(lambda: _is_warm(host, wanted))
+        outcome = (await call(wanted, "do=print&value=42")).outcome
+        assert (outcome.ending, outcome.cold) == ("answered", False)
+        assert outcome.log.head, "what it writes during its first task is heard"
+        host.keep_ready([])
+        assert host.warm() == [wanted.key]
+
+
+async def _is_warm(host: ContainerHost, wanted: Revision) -> bool:
+    return wanted.key in host.warm()
 
 
 async def test_the_engine_is_lost(images: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

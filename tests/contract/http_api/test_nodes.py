@@ -16,6 +16,7 @@ from agent.protocol import (
     DispatcherHeartbeat,
     Load,
     NodeHeartbeat,
+    Prewarm,
 )
 from tests.contract.http_api.api import SECONDS, Api, Node
 
@@ -181,3 +182,18 @@ async def test_nodes_come_in_pages(api: Api) -> None:
     async with asyncio.timeout(SECONDS):
         second = await api("GET", first.headers["Link"].partition(">")[0].lstrip("<"))
     assert [found["hash"] for found in second.json()] == ids[2:]
+
+
+async def test_what_is_kept_ready(api: Api, node: Node) -> None:
+    """A node hears at once which functions want containers kept ready, and which do so no more."""
+    created = await api("POST", "/v1/function", content={"name": "hot", "type": "DOCKER", "image": "hot", "warm": 2})
+    function = created.json()["id"]
+    heard = await node.receive(Prewarm)
+    assert [(each.key, each.warm) for each in heard.revisions] == [(f"{function}.1", 2)]
+    await api("PATCH", f"/v1/function/{function}", content={"env": {"A": "1"}})
+    assert [each.key for each in (await node.receive(Prewarm)).revisions] == [f"{function}.2"]
+    await node.ws.close()
+    await node.open()
+    assert [each.key for each in (await node.receive(Prewarm)).revisions] == [f"{function}.2"], "a new session"
+    await api("DELETE", f"/v1/function/{function}")
+    assert (await node.receive(Prewarm)).revisions == []

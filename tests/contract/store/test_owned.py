@@ -55,6 +55,21 @@ async def test_function_names_are_taken_within_an_account(store: Store) -> None:
     assert await store.change_function(replace(second, name=first.name), 1)
 
 
+async def test_functions_that_want_warm_containers(store: Store) -> None:
+    """They are found with their newest revision, of every account, newest first; others are not."""
+    functions = [new_function(number, account=f"account {number}") for number in range(1, 5)]
+    wanted = [replace(each, revision=replace(each.revision, warm=2)) for each in functions[1:]]
+    for each in (functions[0], *wanted):
+        await store.add_function(each)
+    changed = replace(wanted[1], revision=replace(wanted[1].revision, number=2, warm=0))
+    assert await store.change_function(changed, 1)
+    found = await store.warm_revisions(10)
+    assert found == [wanted[2].revision, wanted[0].revision]
+    assert await store.warm_revisions(1) == [wanted[2].revision]
+    assert await store.remove_function(wanted[2].account, wanted[2].id)
+    assert await store.warm_revisions(10) == [wanted[0].revision]
+
+
 async def test_functions_are_listed_newest_first(store: Store) -> None:
     """Pages follow each other without gap or overlap, and hold no other account's functions."""
     functions = [new_function(number) for number in range(1, 6)]
