@@ -53,7 +53,7 @@ image: wheels base-image ## the image fernd, of agent and dispatcher, on fernd-b
 postgres-image: engine ## the image fernd-postgres of Debian's packages, for deploy/compose.yaml without a registry
 	@deploy/postgres/build.sh
 
-test-tools: ## see to it that what the tests need of Debian is there: libfaketime, PostgreSQL, pgbouncer and others
+test-tools: setup ## see to it that what the tests need beside Python is there: of Debian PostgreSQL, Chromium and others; axe-core
 	@deploy/ensure-test-tools.sh
 
 unit: setup ## the unit tests alone, without the engine

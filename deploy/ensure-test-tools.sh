@@ -8,6 +8,14 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/
 command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
 command -v shellcheck >/dev/null || missing+=(shellcheck)
 command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+command -v chromium >/dev/null || missing+=(chromium)
+
+cd "$(dirname "$0")/.."
+if [[ ! -e .cache/axe/axe_playwright_python/axe.min.js || deploy/axe.txt -nt .cache/axe ]]; then
+  rm -rf .cache/axe
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .cache/axe \
+    --requirement deploy/axe.txt || echo "axe-core cannot be had: the tests of the dashboard fail." >&2
+fi
 
 if [[ ${#missing[@]} -eq 0 ]]; then
   exit 0

@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { confirmed, formDialog } from "./dialogs.js";
-import { copyable, h, say } from "./dom.js";
+import { copyable, h, say, unseen } from "./dom.js";
 import { PagedList, cell, row } from "./list.js";
 import { empty, heading, when } from "./parts.js";
 
@@ -18,7 +18,7 @@ const LIVES = [["never", "", null], ["in a day", "1", DAY], ["in 30 days", "30",
 
 export async function show(main, { who }, signal) {
   const list = new PagedList({
-    name: "Tokens", columns: [["Name"], ["Scopes"], ["Created"], ["Expires"], [""]],
+    name: "Tokens", columns: [["Name"], ["Scopes"], ["Created"], ["Expires"], [unseen("Actions")]],
     keyOf: (token) => token.id, make: (token) => tokenRow(token, who, () => list.reload()), size: 100, signal,
     nothing: () => empty("No token", "Make one for each program that speaks to this dispatcher."),
   });
@@ -52,7 +52,7 @@ function tokenRow(token, who, changed) {
     cell("full", token.scopes.map((scope) => [h("span", { class: "pill" }, scope), " "]).flat()),
     cell("nowrap soft", when(token.created), "created"),
     cell("nowrap soft", token.expires === null ? "never" : when(token.expires), "expires"),
-    cell("num", revoke),
+    cell("num last", revoke),
   );
   return { element, update: () => {} };
 }

@@ -76,8 +76,10 @@ function markTab(path) {
   for (const tab of tabs.children) {
     const target = tab.getAttribute("href").slice(1);
     const here = target === "/" ? path === "/" : path.startsWith(target);
-    if (here) tab.setAttribute("aria-current", "page");
-    else tab.removeAttribute("aria-current");
+    if (here) {
+      tab.setAttribute("aria-current", "page");
+      tab.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row of tabs may be too long
+    } else tab.removeAttribute("aria-current");
   }
 }
 

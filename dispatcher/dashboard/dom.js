@@ -37,6 +37,9 @@ export function setClass(element, value) {
   if (element.className !== value) element.className = value;
 }
 
+// A heading that those who see do not need.
+export const unseen = (text) => h("span", { class: "seen-by-readers" }, text);
+
 // What is heard by screen readers and seen for a moment.
 export function say(text, tone = "") {
   const toast = h("div", { class: `toast ${tone}` }, text);

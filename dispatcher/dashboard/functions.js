@@ -1,7 +1,7 @@
 // Functions: how often they run, how long each phase takes, how many starts were cold, and what goes wrong.
 
 import { get } from "./api.js";
-import { h, setFact } from "./dom.js";
+import { h, setFact, unseen } from "./dom.js";
 import { counted, ms, share } from "./format.js";
 import { PagedList, Rows, cell, row, table } from "./list.js";
 import { listen } from "./live.js";
@@ -136,7 +136,7 @@ function figuresOf({ tasks, countedTo, recent }) {
     tile("Cold starts", recent.coldShare === null ? "–" : share(recent.coldShare)));
   if (recent.phases === null) return h("div", { class: "stack" }, tiles);
   const longest = Math.max(1, ...PHASES.map((phase) => recent.phases[phase].p95));
-  const made = table("Time by phase", [["Phase"], ["", "long"], ["p50", "num"], ["p95", "num"]]);
+  const made = table("Time by phase", [["Phase"], [unseen("Share"), "long"], ["p50", "num"], ["p95", "num"]]);
   made.element.classList.remove("cards");
   made.body.append(...[...PHASES, "total"].map((phase) => {
     const { p50, p95 } = recent.phases[phase];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,22 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
+from tests.e2e.images import built
 from tests.e2e.up import SECONDS, Up
 
 pytestmark = pytest.mark.engine
 
 IMAGE = "fernd-test-cli:latest"
-DOCKERFILE = 'FROM fernd-base\nCOPY echo.py /\nCMD ["python3", "-u", "/echo.py"]\n'
-
 ECHO = """
 import os, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -55,20 +51,8 @@ HTTPServer(("", int(os.environ["PORT"])), Echo).serve_forever()
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """A function that answers with its input, and does what the query string says."""
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as archive:
-        for name, content in (("Dockerfile", DOCKERFILE), ("echo.py", ECHO)):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content.encode()))
-    context.seek(0)
-    client = docker.from_env()
-    try:
-        client.images.build(fileobj=context, custom_context=True, tag=IMAGE, rm=True, forcerm=True)
+    with built(IMAGE, "echo.py", ECHO):
         yield IMAGE
-        client.images.remove(IMAGE, force=True)
-    finally:
-        client.close()
 
 
 @pytest.fixture
