@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { h, setFact, unseen } from "./dom.js";
 import { counted, ms, share } from "./format.js";
 import { PagedList, Rows, cell, row, table } from "./list.js";
-import { listen } from "./live.js";
+import { listen, quietly } from "./live.js";
 import { startTask } from "./dialogs.js";
 import { PHASES, empty, facts, heading, knowFunction, panel, phaseName, setWhen, when } from "./parts.js";
 import { TASK_COLUMNS, taskRow } from "./tasks.js";
@@ -71,7 +71,7 @@ function refreshNowAndThen(signal, refresh) {
   const timer = setInterval(() => {
     if (!moved || document.hidden) return;
     moved = false;
-    refresh();
+    quietly(refresh());
   }, REFRESH_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
 }

@@ -1,6 +1,8 @@
 // One stream of events for everything that is shown. It heals itself: after a break, or when more happened than
 // was told, whoever listens is asked to load anew what it shows.
 
+import { say } from "./dom.js";
+
 const RELOAD_MS = 2000;
 
 class Live extends EventTarget {
@@ -96,6 +98,15 @@ export const live = new Live();
 // Listen for as long as a view is shown.
 export function listen(signal, handlers) {
   for (const [kind, handler] of Object.entries(handlers)) {
-    live.addEventListener(kind, (event) => handler(event.detail), { signal });
+    live.addEventListener(kind, (event) => quietly(handler(event.detail)), { signal });
+  }
+}
+
+// What is begun by an event has nobody who waits for it: a view that is left takes it back, and that is no error.
+export async function quietly(work) {
+  try {
+    await work;
+  } catch (error) {
+    if (error.name !== "AbortError") say(error.message, "bad");
   }
 }

@@ -91,8 +91,8 @@ export async function show(main, { id }, signal) {
       if (row === undefined || hasEnded(task)) return;
       const { functionId, ...changed } = row;
       task = { ...task, ...changed };
-      if (hasEnded(task)) reload();
-      else draw();
+      if (hasEnded(task)) return reload();
+      draw();
     },
     task: (event) => {
       if (event.kind === "log") log.add(event.stream, event.line);
@@ -100,7 +100,7 @@ export async function show(main, { id }, signal) {
         task = { ...task, progress: Math.max(task.progress, event.progress), message: event.message };
         draw();
       } else if (event.kind === "pull") showPull(pull, event);
-      else if (event.kind === "end") reload();
+      else if (event.kind === "end") return reload();
       else if (event.kind === "state") clock.enter(event.state, event.at);
       else if (event.kind === "phase") {
         pull.hidden = event.phase !== "pulling";
