@@ -90,10 +90,10 @@ async def test_what_is_watched_off_a_terminal_is_news(api: Api, environ: dict[st
     table = await Command.start(environ, "function", "list", "--watch")
     documents = await Command.start(environ, "function", "list", "--watch", "--json")
     await table.says("one")
-    await documents.says("one")
+    await documents.says('"name":"one"')
     await api.function("two")
     await table.says("two")
-    await documents.says("two")
+    await documents.says('"name":"two"')
     code, out, err = await table.ended(by_us=True)
     assert (code, err) == (130, "")
     assert [line.split()[1] for line in out.split("\n") if line] == ["NAME", "one", "NAME", "two", "one"]
