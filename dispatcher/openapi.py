@@ -12,6 +12,7 @@ from agent.codes import CODES, TASKS
 from dispatcher import problem
 from dispatcher.browser import COOKIE, CSRF_HEADER
 from dispatcher.routes.table import ACCOUNT_ID, NODE_ID, OBJECT_ID, Access, Parameter, Route
+from dispatcher.store.access import Scope
 
 _REF = "#/components/schemas/{name}"
 
@@ -77,7 +78,7 @@ def _operation(route: Route, schema_of: dict[Any, dict[str, Any]], table: Sequen
         "summary": first.rstrip("."),
         "tags": [route.path.removeprefix("/v1").split("/")[1] or "dashboard"],
     }
-    if route.scopes:
+    if route.scopes and set(route.scopes) != set(Scope):
         rest = " ".join([rest, f"Needs the scope {' or '.join(route.scopes)}."]).strip()
     if rest:
         operation["description"] = rest

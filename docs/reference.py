@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from agent.codes import REQUESTS, TASKS, Code
-from docs import configuration, states
+from docs import api, configuration, states
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,6 +31,11 @@ def errors() -> str:
     )
 
 
+def http_api() -> str:
+    """Write the page of the HTTP API."""
+    return _page(*api.page())
+
+
 def settings() -> str:
     """Write the page of settings."""
     return _page(*configuration.page())
@@ -41,7 +46,12 @@ def pictures() -> str:
     return _page(*states.page())
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"configuration.md": settings, "errors.md": errors, "states.md": pictures}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "api.md": http_api,
+    "configuration.md": settings,
+    "errors.md": errors,
+    "states.md": pictures,
+}
 """Files in this directory, and what writes them."""
 
 
@@ -58,7 +68,7 @@ def _page(*paragraphs: str) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
-    if paragraph.startswith(("|", "```")):  # a table's rows and a block's lines are as they are
+    if paragraph.startswith(("|", "- ", "```")):  # rows, points and lines of a block are as they are
         return paragraph
     return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
