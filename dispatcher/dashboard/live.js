@@ -11,6 +11,7 @@ class Live extends EventTarget {
   #reload = null;
   #reloaded = 0;
   #opened = false;
+  #before = false; // there was a stream: what happened since it ended is not known
   summary = null;
 
   constructor() {
@@ -25,6 +26,7 @@ class Live extends EventTarget {
 
   open() {
     this.#opened = true;
+    this.#before = false;
     this.#connect();
   }
 
@@ -45,14 +47,13 @@ class Live extends EventTarget {
     this.#disconnect("connecting");
     const source = new EventSource(this.#task === null ? "/v1/events" : `/v1/events?task=${this.#task}`);
     this.#source = source;
-    let before = false;
     source.addEventListener("open", () => {
       this.#tell("link", "live");
-      if (before) this.#askToReload();
-      before = true;
+      if (this.#before) this.#askToReload();
+      this.#before = true;
     });
     source.addEventListener("error", () => {
-      before = true;
+      this.#before = true;
       this.#tell("link", "lost");
       // A browser comes back by itself, but not after an answer that is no stream.
       if (source.readyState === EventSource.CLOSED && source === this.#source) {

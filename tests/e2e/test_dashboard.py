@@ -9,6 +9,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,65 @@ async def test_the_keyboard_is_enough(page: Page) -> None:
     await page.sees("h1", "Log in")
     assert await page.run('fetch("/v1/session").then((answer) => answer.status)') == 401
     page.complaints.clear()  # a browser notes that answer, which was asked for here
+
+
+async def test_what_was_missed_is_made_up_for(up: Up, page: Page, api: aiohttp.ClientSession) -> None:
+    """While the connection is broken the page says so; afterwards it shows what happened meanwhile."""
+    line = Line(up.url)
+    await line.open()
+    await page.go(f"http://127.0.0.1:{line.port}/#/tasks")
+    await page.until(f"location.port === '{line.port}' && document.querySelector('#token, td .state') !== null")
+    if await page.run("document.querySelector('#token') !== null"):  # cookies know no ports, what the page notes does
+        await page.write(up.environ["FERND_TOKEN"])
+        await page.press("Enter", code=13, text="\r")
+    await page.sees(".link-state", "Live")
+    await page.sees("main h1", "Tasks")
+    line.cut()
+    await page.sees(".link-state", "Reconnecting")
+    async with api.get("/v1/function/list?name=steps") as answer:
+        (function,) = await answer.json()
+    async with api.post(f"/v1/task/{function['id']}", json={"steps": 1, "pause": 0}) as answer:
+        task_id = (await answer.json())["id"]
+    await line.open()
+    await page.until(f"document.querySelector('a[href=\"#/tasks/{task_id}\"]') !== null")
+    await page.sees(".link-state", "Live")
+    page.complaints.clear()  # a browser complains of requests that could not be made
+    await page.go(f"{up.url}/")
+    line.cut()
+
+
+class Line:
+    """The way from a browser to a dispatcher, which can be cut."""
+
+    def __init__(self, url: str) -> None:
+        self.port = 0
+        self._target = int(url.rpartition(":")[2])
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        self._ends |= {writer, back}
+        await asyncio.gather(_pour(reader, back), _pour(there, writer))
+        self._ends -= {writer, back}
+
+
+async def _pour(source: asyncio.StreamReader, into: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while content := await source.read(65_536):
+            into.write(content)
+            await into.drain()
+    into.close()
 
 
 async def start(page: Page, content: str) -> None:

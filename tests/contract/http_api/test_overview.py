@@ -16,6 +16,7 @@ from agent.protocol import Capabilities, Load, NodeHeartbeat, Spans
 from dispatcher import feed
 from dispatcher.auth import new_token, token_hash
 from dispatcher.ids import Ids
+from dispatcher.routes import live
 from dispatcher.store.access import Scope, Token
 from tests.contract.http_api.api import SECONDS, Api, Node
 
@@ -186,6 +187,18 @@ async def test_a_token_sees_as_far_as_its_scopes_reach(api: Api, node: Node) -> 
         await api("DELETE", f"/v1/task/{task_id}")
         assert (await until_any(of_lender, "tasks", "nodes"))[0] == "nodes"
         assert (await until_any(of_sender, "tasks", "nodes"))[0] == "tasks"
+
+
+async def test_the_stream_ends_with_its_token(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may not come in any more is not told any more, either."""
+    monkeypatch.setattr(live, "PING_SECONDS", 0.05)
+    secret, token_id = new_token(), Ids().new()
+    await api.store.add_token(Token(token_id, "default", "some", frozenset({Scope.TASKS}), 0), token_hash(secret))
+    async with stream(Api(api.http, api.url, secret, api.store)) as frames:
+        assert (await anext(frames))[0] == "summary"
+        assert (await api("DELETE", f"/v1/token/{token_id}")).status == 204
+        async with asyncio.timeout(SECONDS):
+            assert [frame async for frame in frames] == []
 
 
 async def test_more_changes_than_are_told_are_shed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
