@@ -16,7 +16,7 @@ import structlog
 
 from agent.containers.answer import AnswerBody, AnswerNotKept
 from agent.containers.engine import EngineError, EngineUnavailable
-from agent.containers.execution import CannotRun, Execution, GaveBack, Ran, Report
+from agent.containers.execution import CannotRun, ConnectionLost, Execution, GaveBack, Ran, Report
 from agent.containers.host import ContainerHost, Refused
 from agent.containers.images import ImageUnavailable
 from agent.containers.job import readopt_job, run_job
@@ -61,29 +61,31 @@ class Invocation:
         self._readopt = readopt
         self._execution = Execution(offer, body, host, report, self._answer, wall=wall, monotonic=monotonic)
         self._stop_reason: StopReason | None = None
-        self._stop_asked = asyncio.Event()
+        self._working: asyncio.Task[Ran | GaveBack] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._log = structlog.get_logger().bind(task=offer.lease.task, attempt=offer.lease.attempt)
 
     async def run(self) -> Ran | GaveBack:
         """Run the attempt. Raises nothing but CancelledError, which ends the container too."""
-        work = asyncio.create_task(self._work())
-        asked = asyncio.create_task(self._stop_asked.wait())
+        self._working = work = asyncio.create_task(self._work())
+        if self._stop_reason is not None:
+            self._stopping = asyncio.create_task(self._stop(work))
         try:
-            await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            await self._stop(work)
-            return await self._stopped(work)
+            await asyncio.wait({work})
+            return work.result() if self._stopping is None else await self._stopped(work)
         finally:
-            work.cancel()
-            asked.cancel()
-            await asyncio.gather(work, asked, return_exceptions=True)
+            tasks = [task for task in (work, self._stopping) if task is not None]
+            for task in tasks:
+                task.cancel()
+            if not work.done() or self._stopping is not None:
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def stop(self, reason: StopReason) -> None:
         """End the attempt soon: a signal to the function, time to obey, then the kill. The first reason stands."""
         if self._stop_reason is None:
             self._stop_reason = reason
-            self._stop_asked.set()
+            if self._working is not None and not self._working.done():
+                self._stopping = asyncio.create_task(self._stop(self._working))
 
     async def _stop(self, work: asyncio.Task[Ran | GaveBack]) -> None:
         if await self._execution.signal_end():
@@ -111,7 +113,7 @@ class Invocation:
                 await self._answer.discard()
         return result
 
-    async def _ran_or_gave_back(self) -> Ran | GaveBack:
+    async def _ran_or_gave_back(self) -> Ran | GaveBack:  # noqa: C901 - one clause for each thing that can go wrong
         execution = self._execution
         try:
             if execution.revision.mode == "http":
@@ -129,6 +131,9 @@ class Invocation:
         except AnswerNotKept as error:
             self._log.error("answer cannot be kept on this disk", reason=str(error))
             return GaveBack("disk", started=True)
+        except ConnectionLost as error:
+            self._log.warning("connection lost", reason=str(error))
+            return GaveBack("connection_lost", started=True)
         except EngineUnavailable as error:
             self._log.warning("engine lost", reason=str(error))
             return GaveBack("engine_lost", execution.started)

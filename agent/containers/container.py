@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import structlog
 
+from agent.containers.connection import Connections
 from agent.containers.engine import Attachment, Engine, EngineError, EngineUnavailable, Inspection, NotFound
 from agent.containers.oom import OomCounter
 from agent.containers.output import Stream
@@ -65,6 +66,8 @@ class Container:
         borrowers: Tasks that it is lent to.
         ready: It has taken a request.
         leaving: It is lent to nobody any more, and removed when the last of its tasks is over.
+        connections: Those to its door that are open.
+        when_over: Called when `ended` is set.
         signals: How many signals we sent it.
         idle_since: Monotonic time at which it became idle.
     """
@@ -89,6 +92,8 @@ class Container:
         self.signals = 0
         self.idle_since = 0.0
         self.door: Door | None = None
+        self.connections: Connections | None = None
+        self.when_over: set[Callable[[], None]] = set()
         self.oom = OomCounter(None)
         self.attachment: Attachment | None = None
         self._engine = engine
@@ -159,6 +164,8 @@ class Container:
             await asyncio.gather(self._listener, return_exceptions=True)
         if self.attachment is not None:
             self.attachment.close()
+        if self.connections is not None:
+            self.connections.close()
         if self.door is not None:
             self.door.close()
 
@@ -196,6 +203,8 @@ class Container:
             whole = job and source is not None and not self.last.running
         self.ended.set()
         self.in_sight.set()
+        for tell in list(self.when_over):
+            tell()
         when_ended(self)
 
     async def _read(self, source: Source) -> None:

@@ -76,6 +76,10 @@ class CannotRun(Exception):
     """The engine will not run the image's command; the text says why."""
 
 
+class ConnectionLost(Exception):
+    """A server closed a connection as a request came: whether it saw it nobody knows, and it is not to blame."""
+
+
 class Execution:
     """One attempt of one task while it is under way.
 

@@ -1,30 +1,27 @@
-"""One HTTP/1.1 request to the server in a container, and its answer.
-
-Each request has a connection of its own. A kept connection would save a tenth of a millisecond, and the
-server may close it in the very moment of the next request: then nobody knows whether the request arrived,
-and it can neither be sent again nor given up honestly.
-"""
+"""One HTTP/1.1 request to the server in a container, and its answer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from msgspec import Struct
-from multidict import CIMultiDict
 from yarl import URL
 
 from agent.containers.answer import AnswerBody
+from agent.containers.connection import CONNECT_SECONDS, Connection, Connections
 from agent.containers.reach import Door
+from agent.containers.spec import PORT
 from agent.containers.task_input import pieces_of, size_of
 from agent.protocol import Headers
 
-CONNECT_SECONDS = 5.0
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 
-_PIECE = 64 * 1024
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -48,7 +45,15 @@ class NotSent(Exception):
 
 
 class Broken(Exception):
-    """The connection ended before the answer did, and the server may have seen the request."""
+    """The connection ended before the answer did, and the server may have seen the request.
+
+    Attributes:
+        unseen: The server had kept the connection from an earlier request, and may have closed it before this one.
+    """
+
+    def __init__(self, detail: str, *, unseen: bool = False) -> None:
+        super().__init__(detail)
+        self.unseen = unseen
 
 
 class NotHttp(Exception):
@@ -74,13 +79,16 @@ def request_headers(given: Headers, ours: dict[str, str]) -> Headers:
     return [*((name, value) for name, value in given if name.lower() not in left_out), *ours.items()]
 
 
-async def post(door: Door, query: str, headers: Headers, body: bytes | Path, answer_body: AnswerBody) -> Answer:
+async def post(
+    connections: Connections, query: str, headers: Headers, body: bytes | Path, answer_body: AnswerBody, *, fresh: bool
+) -> Answer:
     """Send a task to a function. There is no time limit but that of the connection.
 
     Args:
         query: As the caller sent it, without the question mark.
         body: The input, or the file that it is in.
         answer_body: Takes the answer's body.
+        fresh: Use a connection that had no request before: then a request that broke off was surely seen.
 
     Raises:
         NotSent: The server cannot be connected to.
@@ -88,38 +96,83 @@ async def post(door: Door, query: str, headers: Headers, body: bytes | Path, ans
         NotHttp: The answer cannot be understood.
         AnswerTooLarge: The answer's body is over the limit.
     """
-    # A path with an empty query is sent without a question mark.
-    url = URL.build(scheme="http", host=door.host, port=door.port, path="/", query_string=query, encoded=True)
-    # Of lines of one name in several spellings the library would send the last alone.
-    spelling: dict[str, str] = {}
-    lines = [(spelling.setdefault(name.lower(), name), value) for name, value in headers]
-    sent = CIMultiDict([*lines, ("Content-Length", str(await size_of(body)))])
-    # Bytes go as they are; a file is read here, since the library would read it on the loop.
-    content = body if isinstance(body, bytes) else pieces_of(body)
+    size = await size_of(body)
+    head = _head(query, [*headers, *([("Connection", "close")] if fresh else ())], size)
     try:
-        async with (
-            # Where the function answers before it has read all, the file is closed all the same.
-            nullcontext() if isinstance(content, bytes) else aclosing(content),
-            await _session(door) as session,
-            session.post(url, data=content, headers=sent, allow_redirects=False) as response,
-        ):
-            if response.status < 200:
-                raise NotHttp(f"the function answered {response.status}, and there is no protocol to change to")
-            async for piece in response.content.iter_chunked(_PIECE):
-                await answer_body.add(piece)
-            return Answer(response.status, _end_to_end(response), _open_ended(response))
-    except aiohttp.ClientConnectorError as error:
-        raise NotSent(f"the server cannot be connected to: {error.strerror}") from None
-    except aiohttp.ConnectionTimeoutError:
+        connection = await connections.take(fresh=fresh)
+    except TimeoutError:
         raise NotSent(f"the server did not accept a connection within {CONNECT_SECONDS:g} s") from None
+    except OSError as error:
+        raise NotSent(f"the server cannot be connected to: {error.strerror}") from None
+    whole = False
+    try:
+        if isinstance(body, bytes):
+            connection.write(head + body)
+            answer = await _answer(connection, answer_body)
+        else:
+            answer = await _answer_to_file(connection, head, body, answer_body)
+        whole = True
     except aiohttp.ServerDisconnectedError:
-        raise Broken("the connection was closed without an answer") from None
+        raise Broken("the connection was closed without an answer", unseen=connection.used) from None
     except aiohttp.ClientPayloadError:
         raise Broken("the connection was closed in the middle of the answer") from None
-    except aiohttp.ClientResponseError as error:
+    except HttpProcessingError as error:
         raise NotHttp(f"the answer is not HTTP: {_first_line(error.message)}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise Broken(f"the connection broke: {_first_line(str(error))}") from None
+        unseen = connection.used and not answer_body.size
+        raise Broken(f"the connection broke: {_first_line(str(error))}", unseen=unseen) from None
+    finally:
+        if whole and not fresh:
+            connections.give_back(connection)
+        else:
+            connection.close()
+    return answer
+
+
+def _head(query: str, headers: Headers, size: int) -> bytes:
+    """Write out the head of a request. A path with an empty query is sent without a question mark."""
+    lines = [
+        f"POST {f'/?{query}' if query else '/'} HTTP/1.1",
+        f"Host: 127.0.0.1:{PORT}",
+        *(f"{name}: {value}" for name, value in headers),
+        f"Content-Length: {size}",
+    ]
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+        raise ValueError("a line of the request has a line break in it")
+    return f"{head}\r\n\r\n".encode()
+
+
+async def _answer(connection: Connection, answer_body: AnswerBody) -> Answer:
+    """Read an answer to its end."""
+    message, payload = await connection.protocol.read()
+    while 100 <= message.code < 200 and message.code != HTTPStatus.SWITCHING_PROTOCOLS:
+        message, payload = await connection.protocol.read()
+    if message.code < 200:
+        raise NotHttp(f"the function answered {message.code}, and there is no protocol to change to")
+    while piece := await payload.readany():
+        await answer_body.add(piece)
+    return Answer(message.code, _end_to_end(message.raw_headers), _open_ended(message))
+
+
+async def _answer_to_file(connection: Connection, head: bytes, file: Path, answer_body: AnswerBody) -> Answer:
+    """Send a request whose body is in a file, and read its answer, which may come before all is sent."""
+    connection.write(head)
+    writing = asyncio.create_task(_write(connection, file))
+    try:
+        return await _answer(connection, answer_body)
+    finally:
+        if not writing.done():
+            connection.protocol.force_close()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+
+async def _write(connection: Connection, file: Path) -> None:
+    async with aclosing(pieces_of(file)) as pieces:
+        async for piece in pieces:
+            connection.more(piece)
+            await connection.protocol._drain_helper()  # noqa: SLF001 - what aiohttp's own writer waits with
 
 
 async def is_ready(door: Door, path: str, limit: float) -> bool:
@@ -158,15 +211,15 @@ def _named_in_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
     }
 
 
-def _end_to_end(response: aiohttp.ClientResponse) -> Headers:
-    headers = [(name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in response.raw_headers]
+def _end_to_end(raw: RawHeaders) -> Headers:
+    headers = [(name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in raw]
     left_out = _NOT_RETURNED | _named_in_connection(headers)
     return [(name, value) for name, value in headers if name.lower() not in left_out]
 
 
-def _open_ended(response: aiohttp.ClientResponse) -> bool:
-    names = {name.lower() for name, _ in response.raw_headers}
-    return not names & {b"content-length", b"transfer-encoding"} and response.status not in {204, 304}
+def _open_ended(message: RawResponseMessage) -> bool:
+    names = {name.lower() for name, _ in message.raw_headers}
+    return not names & {b"content-length", b"transfer-encoding"} and message.code not in {204, 304}
 
 
 def _first_line(text: str) -> str:

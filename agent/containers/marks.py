@@ -6,12 +6,15 @@ away before the first thing is done that makes it untrue, so a container that ha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
 
 log = structlog.get_logger()
+
+SOON_SECONDS = 0.1
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -29,9 +32,17 @@ class Marks:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory and directory / _boot()
         self._parent = directory
+        self._soon: dict[str, asyncio.TimerHandle] = {}
+
+    def mark_soon(self, container: str) -> None:
+        """Mark a container, unless that is untrue again after `SOON_SECONDS`: a busy one costs no file each time."""
+        if self._directory is not None:
+            self._cancel(container)
+            self._soon[container] = asyncio.get_running_loop().call_later(SOON_SECONDS, self.mark, container)
 
     def mark(self, container: str) -> None:
         """Mark a container. Where that fails it is merely not adopted."""
+        self._cancel(container)
         if self._directory is None:
             return
         try:
@@ -46,8 +57,15 @@ class Marks:
         Raises:
             OSError: It may still be there.
         """
-        if self._directory is not None:
+        if self._directory is not None and not self._cancel(container):
             (self._directory / container).unlink(missing_ok=True)
+
+    def _cancel(self, container: str) -> bool:
+        """Forget that a container is to be marked soon; False where it was not."""
+        timer = self._soon.pop(container, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
 
     def names(self) -> set[str]:
         """Name the marked containers."""

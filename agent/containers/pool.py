@@ -206,7 +206,7 @@ class Pool:
                     await self._engine.unpause(container.name)
                 container.listen(await self._engine.attach(container.name), self._when_ended)
                 container.oom = await OomCounter.of(found.id, found.pid)
-                await container.oom.forget()
+                container.oom.forget()
                 container.door = self._door(found)
                 container.expect_output()
             sound = container.door is not None and await container.door.accepts()
@@ -252,7 +252,7 @@ class Pool:
             self.discard(container)
             return
         container.state = State.IDLE
-        self._marks.mark(container.name)
+        self._marks.mark_soon(container.name)
         container.idle_since = self._monotonic()
         self._idle[container.name] = container
         while self._warm_limit is not None and len(self._idle) > self._warm_limit:

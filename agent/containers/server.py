@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from agent.containers.answer import AnswerTooLarge
+from agent.containers.connection import Connections
 from agent.containers.container import Container, Sink
 from agent.containers.engine import EngineUnavailable
 from agent.containers.evidence import death_of
-from agent.containers.execution import Execution, Ran
+from agent.containers.execution import ConnectionLost, Execution, Ran
 from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, post, request_headers
 from agent.containers.output import Stream
 from agent.containers.readiness import until_ready
@@ -109,7 +110,7 @@ async def _answer_or_ending(execution: Execution, container: Container) -> Answe
             raise
         return await _broken(execution, container, str(error))
     except Broken as error:
-        return await _broken(execution, container, str(error))
+        return await _broken(execution, container, str(error), unseen=error.unseen)
     except NotHttp as error:
         return execution.ended("bad_response", str(error))
     except AnswerTooLarge:
@@ -122,9 +123,15 @@ async def _answer_or_ending(execution: Execution, container: Container) -> Answe
     return answer
 
 
-async def _broken(execution: Execution, container: Container, detail: str) -> Ran:
-    """Give the ending after a connection broke: the container ended, or it lives and answers badly."""
+async def _broken(execution: Execution, container: Container, detail: str, *, unseen: bool = False) -> Ran:
+    """Give the ending after a connection broke: the container ended, or it lives and answers badly.
+
+    Args:
+        unseen: The server may have closed the connection before it saw the request.
+    """
     death = await death_of(execution.host.engine, container, PATIENCE_SECONDS)
+    if death is None and unseen:
+        raise ConnectionLost(detail)
     if death is None:
         return execution.ended("bad_response", detail)
     return execution.died(death, " during its answer" if execution.answer.size else " before it answered")
@@ -138,26 +145,36 @@ async def _request(execution: Execution, container: Container) -> Answer:
     """Send the request, and stop waiting for the answer soon after the container has ended."""
     if container.door is None:
         raise NotSent("the container has no door")
+    if container.connections is None:
+        container.connections = Connections(container.door)
     execution.started = True
-    call = asyncio.create_task(
-        post(container.door, execution.offer.query, _headers(execution), execution.input, execution.answer)
-    )
-    # Meanwhile, since the function has the request and we have time.
-    alone = not execution.cold and container.borrowers == 1
-    forget = asyncio.create_task(container.oom.forget()) if alone else None
-    ended = asyncio.create_task(container.ended.wait())
+    if not execution.cold and container.borrowers == 1:
+        container.oom.forget()
+    # What must not run twice gets a connection of its own, where a request that broke off has surely been seen.
+    fresh = execution.revision.retries == 0
+    loop = asyncio.get_running_loop()
     try:
-        await asyncio.wait({call, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not call.done():
-            await asyncio.wait({call}, timeout=LAST_WORDS_SECONDS)
-        if not call.done():
-            raise Broken("the container ended")
-        return call.result()
-    finally:
-        tasks = [task for task in (call, ended, forget) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(None) as patience:
+
+            def last_words() -> None:
+                patience.reschedule(loop.time() + LAST_WORDS_SECONDS)
+
+            container.when_over.add(last_words)
+            if container.ended.is_set():
+                last_words()
+            try:
+                return await post(
+                    container.connections,
+                    execution.offer.query,
+                    _headers(execution),
+                    execution.input,
+                    execution.answer,
+                    fresh=fresh,
+                )
+            finally:
+                container.when_over.discard(last_words)
+    except TimeoutError:
+        raise Broken("the container ended") from None
 
 
 def _headers(execution: Execution) -> Headers:

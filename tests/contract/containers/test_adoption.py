@@ -62,7 +62,9 @@ async def crash(host: ContainerHost, *work: asyncio.Task[Any]) -> None:
 
     for change in ("remove", "kill", "pause", "unpause", "create", "start"):
         setattr(host.engine, change, nothing)
-    for change in ("mark", "unmark"):
+    for name in list(host.marks._soon):
+        host.marks._cancel(name)
+    for change in ("mark", "mark_soon", "unmark"):
         setattr(host.marks, change, lambda _: None)
     for task in work:
         task.cancel()
@@ -72,8 +74,8 @@ async def crash(host: ContainerHost, *work: asyncio.Task[Any]) -> None:
     await host.engine.close()
 
 
-async def fed(host: ContainerHost) -> None:
-    """Wait until a job has its input: its output may come before."""
+async def marked(host: ContainerHost) -> None:
+    """Wait until a job has its input, or a server has been idle for a moment."""
     async with asyncio.timeout(20):
         while not host.marks.names():
             await asyncio.sleep(0.01)
@@ -101,6 +103,7 @@ async def test_a_warm_container_is_adopted(start: Start, tmp_path: Path, client:
     host, tested = await start(reach=way), revision()
     pid = json.loads(body_of(await Caller(host, tmp_path)(tested)))["pid"]
     [name] = await present(client, tested)
+    await marked(host)
     if paused:
         client.pause(name)
     await crash(host)
@@ -122,6 +125,7 @@ async def test_a_busy_container_is_not_adopted(start: Start, tmp_path: Path, cli
     host, tested = await start(), revision()
     call = Caller(host, tmp_path)
     await call(tested)
+    await marked(host)
     heard = Heard()
     running = asyncio.create_task(call(tested, "do=sleep&value=30", heard=heard))
     await heard.until(lambda heard: bool(heard.lines))
@@ -138,6 +142,7 @@ async def test_after_another_boot_nothing_is_adopted(
     """A mark of before a reboot says nothing; what it marks is removed, and so is the mark."""
     host, tested = await start(), revision()
     await Caller(host, tmp_path)(tested)
+    await marked(host)
     await crash(host)
     monkeypatch.setattr("agent.containers.marks.BOOT_ID", tmp_path / "no-such-file")
     host = await start()
@@ -153,7 +158,7 @@ async def test_a_running_job_goes_on(start: Start, tmp_path: Path, client: Any) 
     running = asyncio.create_task(begin(host, given, tmp_path, heard, body=b"input").run())
     await heard.until(lambda heard: ("stderr", b"begun with 5 bytes") in heard.lines)
     before = await present(client, tested)
-    await fed(host)
+    await marked(host)
     await crash(host, running)
     host = await start()
     assert await present(client, tested) == before
@@ -177,7 +182,7 @@ async def test_a_job_that_ended_meanwhile(start: Start, tmp_path: Path) -> None:
     given, heard = offer(tested, "do=slowly&value=1&exit=3"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: any(b"begun" in line for _, line in heard.lines))
-    await fed(host)
+    await marked(host)
     await crash(host, running)
     await asyncio.sleep(2)
     host = await start()
@@ -195,7 +200,7 @@ async def test_the_timeout_of_a_job_goes_on(start: Start, tmp_path: Path) -> Non
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
     await asyncio.sleep(1)
-    await fed(host)
+    await marked(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)
@@ -239,7 +244,7 @@ async def test_a_readopted_job_can_be_cancelled(start: Start, tmp_path: Path) ->
     given, heard = offer(tested, "do=sleep&value=30"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
-    await fed(host)
+    await marked(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)
@@ -256,7 +261,7 @@ async def test_a_readopted_job_that_is_gone(start: Start, tmp_path: Path, client
     given, heard = offer(tested, "do=sleep&value=30"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
-    await fed(host)
+    await marked(host)
     await crash(host, running)
     host = await start()
     assert host.readopt(given)

@@ -84,7 +84,6 @@ async def test_the_request_arrives_as_it_was_sent(call: Caller) -> None:
         ("X-Attempt", "1"),
     ]
     assert sorted((name, value) for name, value in seen["headers"] if name in transport) == [
-        ("Connection", "close"),
         ("Content-Length", "256"),
         ("Host", "127.0.0.1:8080"),
     ]

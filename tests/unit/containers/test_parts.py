@@ -134,7 +134,7 @@ async def test_the_kernels_count(
     counter_file.write_text(content)
     counter = await OomCounter.of(CONTAINER, 7)
     assert await counter.kills() == 3
-    await counter.forget()
+    counter.forget()
     assert await counter.kills() == 0
     counter_file.write_text(content.replace("oom_kill 3", "oom_kill 4"))
     assert await counter.kills() == 1
