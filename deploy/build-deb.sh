@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Builds dist/fernd_VERSION_ARCH.deb and prints its name.
 #
-#   build-deb.sh [ARCH]      amd64 or arm64; this machine's by default
+#   build-deb.sh [ARCH [DIRECTORY [PYTHON...]]]
+#
+# ARCH is amd64 or arm64, this machine's by default; DIRECTORY is where to put the package, in place of dist; PYTHON is a
+# version such as 3.11, for a package that fits that one alone.
 #
 # The package holds wheels for the Python versions of the systems that it is for, and its postinst makes an environment
 # of its own from them, by deploy/install.sh and without a network. A ready-made environment would fit one version of
@@ -10,14 +13,17 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 arch=${1:-$(dpkg --print-architecture)}
+directory=${2:-dist}
+pythons=()
+for python in "${@:3}"; do pythons+=(--python "$python"); done
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-package=dist/fernd_${version}_$arch.deb
+package=$directory/fernd_${version}_$arch.deb
 
-mkdir -p dist
+mkdir -p "$directory"
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
-.venv/bin/python deploy/wheelhouse.py "$root/usr/lib/fernd/wheels" --arch "$arch"
+.venv/bin/python deploy/wheelhouse.py "$root/usr/lib/fernd/wheels" --arch "$arch" "${pythons[@]}"
 install -m 755 deploy/install.sh "$root/usr/lib/fernd/install.sh"
 install -D -m 644 systemd/*.service --target-directory "$root/usr/lib/systemd/system"
 install -D -m 644 systemd/fernd.sysusers "$root/usr/lib/sysusers.d/fernd.conf"

@@ -218,13 +218,11 @@ start() {
     return 1
 }
 
-# The services that run, in the order in which they are started.
-active_units() {
+# The services in one of the states, in the order in which they are started.
+units_that_are() {
     local unit
     for unit in "${units[@]}"; do
-        case $(systemctl is-active "$unit" 2>/dev/null) in
-        active | activating | reloading) echo "$unit" ;;
-        esac
+        if [[ $(systemctl is-active "$unit" 2>/dev/null) =~ ^($1)$ ]]; then echo "$unit"; fi
     done
 }
 
@@ -238,7 +236,7 @@ stop_all() {
 # What it is asked for ---------------------------------------------------------------------------------------------
 
 install_version() {
-    local wheels old new unit again active=()
+    local wheels old new unit again active=() trying=()
     wheels=$(find_wheels)
     old=$(running_version)
     if [[ -n $old ]] && fingerprint "$wheels" | cmp --quiet - "$old/made-from"; then
@@ -254,9 +252,11 @@ install_version() {
     trap "rm -rf '$new'" EXIT
     build "$new" "$wheels"
     say "$("$new/bin/fernd" --version) is installed${old:+, in place of $("$old/bin/fernd" --version)}"
-    mapfile -t active < <(active_units)
-    if ((${#active[@]})); then
-        say "stopping ${active[*]}; running tasks may finish …"
+    mapfile -t active < <(units_that_are 'active|reloading')
+    # What was not ready before, for want of a dispatcher or an engine, proves nothing of the new version.
+    mapfile -t trying < <(units_that_are activating)
+    if ((${#active[@]} + ${#trying[@]})); then
+        say "stopping ${active[*]} ${trying[*]}; running tasks may finish …"
         stop_all
     fi
     switch_to "$new"
@@ -270,6 +270,7 @@ install_version() {
             fail "the upgrade failed, and the version before runs again"
         fi
     done
+    for unit in "${trying[@]}"; do systemctl start --no-block "$unit"; done
     trap - EXIT
     find "$root/versions" -mindepth 1 -maxdepth 1 ! -path "$new" -exec rm -rf {} +
 }

@@ -295,13 +295,18 @@ class Engine:
             await self._call("POST", "/networks/create", content=content)
 
     async def find_own_container(self) -> bool:
-        """See whether this process runs in a container of this engine; from then on `join_network` can be used."""
+        """See whether this process runs in a container of this engine, with a network of its own.
+
+        From then on `join_network` can be used.
+        """
         for candidate in await asyncio.to_thread(candidates):
             try:
-                self._own_container = (await self.inspect(candidate)).id
+                found = await self.inspect(candidate)
             except NotFound:
                 continue
-            return True
+            if found.network != "host":
+                self._own_container = found.id
+                return True
         return False
 
     async def join_network(self, name: str) -> None:

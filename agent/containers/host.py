@@ -24,7 +24,7 @@ from agent.containers.orphans import remove_files, remove_orphans
 from agent.containers.pool import Pool
 from agent.containers.prewarm import CannotPrewarm, Prewarm
 from agent.containers.probe import Probe, probe
-from agent.containers.reach import WAYS, Reach, Way
+from agent.containers.reach import WAYS, Reach, Unreachable, Way
 from agent.containers.spec import (
     ContainerSpec,
     EngineTraits,
@@ -164,7 +164,7 @@ class ContainerHost:
                 await self._networks.make("internet")
             await self.image_store.refresh()
             await self.pool.remove_owed()
-        except (EngineError, FirewallError) as error:
+        except (EngineError, FirewallError, Unreachable) as error:
             raise EngineUnavailable(f"what fernd needs of the Docker Engine is not there again: {error}") from None
 
     def keep_warm(self, idle_seconds: float, limit: int | None) -> None:
@@ -391,7 +391,7 @@ class ContainerHost:
     async def _prepare(self) -> None:
         try:
             await self._reach.prepare()
-        except FirewallError as error:
+        except (FirewallError, Unreachable) as error:
             raise EngineUnavailable(str(error)) from None
 
     async def _open_internet(self) -> None:

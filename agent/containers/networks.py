@@ -43,7 +43,7 @@ class Networks:
         return f"fernd-{self._short}-{kind}"
 
     async def can_attach(self) -> bool:
-        """Say whether the agent runs in a container of this engine, which can be put on networks."""
+        """Say whether the agent runs in a container of this engine that can be put on networks."""
         return await self._engine.find_own_container()
 
     def new_single(self) -> str:

@@ -127,8 +127,12 @@ class Reach:
             Unreachable: This way leads nowhere from here.
         """
         if self.way == "attached" and not await self._networks.can_attach():
-            raise Unreachable("the agent is not in a container of this engine")
+            raise Unreachable("the agent is not in a container of this engine with a network of its own")
         if self.way == "bridge":
+            if await self._networks.can_attach():
+                raise Unreachable(
+                    "the agent's container has a network of its own, without a route to that of functions"
+                )
             await self._networks.make("closed")
         elif self.way == "published":
             await self._networks.make("published")

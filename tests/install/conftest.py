@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.install import build
-from tests.install.machine import PREPARED, Machine, root_image
+from tests.install.machine import PREPARED, root_image
 
 _MEASURED: list[tuple[str, str]] = []
 
@@ -35,7 +36,7 @@ class Echo(BaseHTTPRequestHandler):
 HTTPServer(("", int(os.environ["PORT"])), Echo).serve_forever()
 """
 
-FUNCTION = "fernd-test-install-echo"
+FUNCTION = f"fernd-test-install-echo:{os.getpid()}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -84,10 +85,3 @@ def function_image() -> Iterator[str]:
 def prepared_image() -> str:
     """A Debian with Python and an engine, for machines without a network."""
     return root_image("prepared", PREPARED)
-
-
-@pytest.fixture
-def machine(prepared_image: str, bundle: Path) -> Iterator[Machine]:
-    """A machine without a network, which has what the installer would otherwise fetch."""
-    with Machine(prepared_image, "none", {bundle: "/bundle:ro"}) as booted:
-        yield booted

@@ -31,12 +31,12 @@ def docker(*arguments: str, seconds: float = COMMAND_SECONDS, stdin: bytes | Non
     return output
 
 
-def root_image(name: str, packages: str) -> str:
-    """See to it that the image of a machine is there: a Debian from its packages."""
+def root_image(name: str, packages: str, suite: str = "bookworm") -> str:
+    """See to it that the image of a machine is there: a release of Debian from its packages."""
     reference = f"fernd-test-machine:{name}"
     if docker("images", "--quiet", reference).strip():
         return reference
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", "bookworm", "-"]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", suite, "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as making:
         subprocess.run(["docker", "import", "-", reference], stdin=making.stdout, check=True, stdout=subprocess.DEVNULL)
     assert making.returncode == 0

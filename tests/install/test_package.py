@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.install import build, node
-from tests.install.machine import Machine
+from tests.install.machine import PREPARED, Machine, root_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.install, pytest.mark.timeout(600)]
 
@@ -26,19 +26,27 @@ def package(bundle: Path) -> Path:
 
 
 @pytest.mark.usefixtures("function_image", "package")
-def test_the_life_of_a_package(machine: Machine, measured: Callable[[str, object], None]) -> None:
-    """It makes its environment without a network, survives a rebuild under the service, and leaves nothing."""
+@pytest.mark.parametrize(("suite", "more"), [("bookworm", ""), ("trixie", ",docker-cli")])
+def test_the_life_of_a_package(suite: str, more: str, bundle: Path, measured: Callable[[str, object], None]) -> None:
+    """It makes its environment without a network, survives an upgrade under the service, and leaves nothing."""
+    image = root_image("prepared" if suite == "bookworm" else suite, PREPARED + more, suite)
+    with Machine(image, "none", {bundle: "/bundle:ro"}) as machine:
+        live(machine, suite, measured)
+
+
+def live(machine: Machine, suite: str, measured: Callable[[str, object], None]) -> None:
+    """The life of a package on one machine."""
     before = machine.files()
     begun = time.monotonic()
     machine.run("dpkg --install /bundle/fernd.deb")
-    measured("dpkg --install fernd.deb, no network", time.monotonic() - begun)
+    measured(f"{suite}: dpkg --install fernd.deb, no network", time.monotonic() - begun)
     assert not machine.succeeds("systemctl is-active fernd-agent || systemctl is-active fernd-dispatcher")
 
     machine.run("systemctl enable --now fernd-dispatcher")
     token = node.join_token(machine)
     begun = time.monotonic()
     machine.run(f"fernd agent join http://127.0.0.1:7070 --token {token} && systemctl enable --now fernd-agent")
-    measured("fernd agent join && systemctl enable --now fernd-agent", time.monotonic() - begun)
+    measured(f"{suite}: fernd agent join && systemctl enable --now fernd-agent", time.monotonic() - begun)
     node.add_function(machine)
     assert node.invoke(machine, "packaged") == "packaged"
 
@@ -53,10 +61,10 @@ def test_the_life_of_a_package(machine: Machine, measured: Callable[[str, object
 
     begun = time.monotonic()
     machine.run("dpkg --remove fernd")
-    measured("dpkg --remove fernd", time.monotonic() - begun)
+    measured(f"{suite}: dpkg --remove fernd", time.monotonic() - begun)
     assert node.containers(machine) == []
     machine.run("dpkg --purge fernd")
     left = machine.files() - before
     assert {path for path in left if not path.startswith(("/var/lib/dpkg", "/var/cache"))} == set()
     assert not machine.succeeds("getent passwd fernd || getent group fernd")
-    measured("files and users left after dpkg --purge", "none")
+    measured(f"{suite}: files and users left after dpkg --purge", "none")
