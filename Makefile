@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-engine test-rest chaos fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: help demo test test-engine test-rest chaos scale fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
 .PHONY: test-install wheels deb check-arm64 image postgres-image
 
 help: ## list the targets
@@ -27,6 +27,9 @@ test-rest: setup test-tools ## all the other tests
 
 chaos: setup base-image test-tools ## the faults of tests/chaos at full length: ROUNDS=10 of random harm, SEED= repeats a run
 	@ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/chaos
+
+scale: setup test-tools ## several dispatchers over one PostgreSQL, restarted, killed, frozen and failed over under load; minutes
+	@$(BIN)/pytest tests/contract/replicas -m long -s
 
 bench: setup base-image ## the benches: a table of targets and measured, and var/bench.json; BENCH=name runs one of them
 	@$(BIN)/python -m benches $(BENCH)

@@ -228,6 +228,9 @@ class Replicas:
 
     async def sit(self, node: str, presence: Presence) -> None:
         """Note that a node has its session here, and take up what it holds by the store."""
+        for holding in self._leases.of_node(node):
+            # What is not in the store yet cannot be found there.
+            await self._queue.drafts.written(holding.lease.task)
         seated = await self._peers.sit(node, msgspec.json.encode(presence))
         self._take_up(seated.held)
         held = {leased.lease.token for leased in seated.held}
