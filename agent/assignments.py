@@ -225,6 +225,8 @@ class Assignments:
         revision, capabilities = offer.revision, self._capabilities()
         if not self._availability.available:
             return self._availability.reason
+        if obstacle := self._journal.obstacle:
+            return obstacle
         if any(attempt.lease.task == offer.lease.task and attempt.is_held for attempt in self):
             return "duplicate"
         if revision.privileged and not may_be_privileged(revision, self._privileged_images, capabilities.privileged):
@@ -238,6 +240,7 @@ class Assignments:
     def drain(self) -> None:
         """Begin nothing new."""
         for attempt in self:
+            attempt.handle(ts.Lasting())
             attempt.handle(ts.Draining())
 
     def abort(self) -> None:
@@ -261,7 +264,12 @@ class Assignments:
             await self._next_change()
 
     async def join(self) -> None:
-        """Return when no task of an attempt is left; those that only wait for the dispatcher are cancelled."""
+        """Return when no task of an attempt is left; those that only wait for the dispatcher are cancelled.
+
+        What the dispatcher does not have by then is in the journal.
+        """
+        for attempt in self:
+            attempt.handle(ts.Lasting())
         self.cancel()
         if self._adoption is not None:
             self._adoption.cancel()

@@ -24,6 +24,9 @@ from agent.workplace import Work, Workplace
 
 RESTARTED = "the agent was restarted"
 
+LASTING_SECONDS = 0.05
+"""After so long the journal hears of a short attempt."""
+
 
 class Attempt:
     """An attempt, from the offer, or from what an earlier run of the agent left of it, to its end."""
@@ -44,14 +47,21 @@ class Attempt:
         self._working: asyncio.Task[Ran | GaveBack] | None = None
         self._delivery: Delivery | None = None
         self._give_back = ("", False)
+        self._lasting: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger().bind(task=lease.task, attempt=lease.attempt)
 
     @classmethod
     def of_offer(cls, offer: Offer, permit: Permit, workplace: Workplace) -> Attempt:
         """Take an offer: the accept is written, and sent when it is on disk."""
-        attempt = cls(offer.lease, Life(hold=offer.hold), workplace)
+        life = Life(State.ACCEPTED, unwritten=True) if offer.short else Life(hold=offer.hold)
+        attempt = cls(offer.lease, life, workplace)
         attempt._take(offer, permit)
-        workplace.spawn(attempt._accept(offer), f"accept {offer.lease.task}")
+        if offer.short:
+            loop = asyncio.get_running_loop()
+            attempt._lasting = loop.call_later(LASTING_SECONDS, attempt.handle, ts.Lasting())
+            attempt._do(ts.StartWork())
+        else:
+            attempt._do(ts.WriteAccept())
         return attempt
 
     @classmethod
@@ -149,6 +159,9 @@ class Attempt:
     def _do(self, action: ts.Action) -> None:  # noqa: C901, PLR0912 - one line or two for each action
         send, credit = self._workplace.send, self._workplace.credit
         match action:
+            case ts.WriteAccept():
+                assert self.offer is not None  # noqa: S101 - only an offer is accepted
+                self._workplace.spawn(self._accept(self.offer), f"accept {self.lease.task}")
             case ts.SendAccept():
                 send(Accept(self.lease, credit()))
             case ts.SendDecline(reason):
@@ -172,7 +185,8 @@ class Attempt:
                 self.cancel_upload()
             case ts.SendOutcome():
                 self._close_report()
-                self._outcome.send()
+                if not self._outcome.send():
+                    self.handle(ts.Lasting())
             case ts.KeepGiveBack(reason, started):
                 self._give_back = (reason, started)
                 self._workplace.gave_back(reason)
@@ -185,7 +199,10 @@ class Attempt:
                 self._close_report()
                 if self.life.state is State.ABANDONED:
                     send(CreditNotice(credit()))
-                self._workplace.spawn(self._forget(), f"forget {self.lease.task}")
+                if self._lasting is not None:
+                    self._lasting.cancel()
+                if not self.life.unwritten:
+                    self._workplace.spawn(self._forget(), f"forget {self.lease.task}")
 
     async def _accept(self, offer: Offer) -> None:
         try:

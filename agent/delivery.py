@@ -61,9 +61,9 @@ class Delivery:
         if self._uploading is not None:
             self._uploading.cancel()
 
-    def send(self) -> None:
+    def send(self) -> bool:
         """Send the outcome, if there is a session."""
-        self._workplace.send(msgspec.structs.replace(self._outcome, credit=self._workplace.credit()))
+        return self._workplace.send(msgspec.structs.replace(self._outcome, credit=self._workplace.credit()))
 
     async def remove_body(self) -> None:
         """Remove the file of the body."""

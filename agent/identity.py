@@ -6,7 +6,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -122,8 +122,7 @@ def _write(file: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as target:
         if os.geteuid() == 0:
             directory = file.parent.stat()
-            with suppress(PermissionError):  # a root that may not give files away: then it serves itself
-                os.fchown(descriptor, directory.st_uid, directory.st_gid)
+            os.fchown(descriptor, directory.st_uid, directory.st_gid)
         target.write(content)
         target.flush()
         os.fsync(target.fileno())

@@ -149,6 +149,11 @@ class Revision(Struct, frozen=True):
         """Tasks that share a container: 1 where each one has a container to itself."""
         return self.concurrency if self.mode == "http" and self.reuse else 1
 
+    @property
+    def may_begin_early(self) -> bool:
+        """A node may begin a task of it before it has answered the offer; see `Offer.short`."""
+        return self.mode == "http" and self.retries > 0
+
     def share_of(self, capabilities: Capabilities) -> tuple[float, int]:
         """Say how much of a node's CPU and memory (MiB) a task of this revision takes up.
 
@@ -421,6 +426,14 @@ class Offer(Struct, frozen=True, tag="offer"):
     headers: Headers = []
     body: bytes | None = b""
     body_size: int = 0
+
+    @property
+    def short(self) -> bool:
+        """The node may begin before its journal has the accept: a call that may run twice, and is likely to be over.
+
+        Whoever loses sight of a node that has such an offer must take it that it began.
+        """
+        return self.revision.may_begin_early and not self.hold and self.body is not None
 
 
 class Begin(Struct, frozen=True, tag="begin"):

@@ -4,12 +4,17 @@
        │          │          └────────────┴─── working ┴───────────┘                                     │
     DECLINED  GIVING_BACK ──> GIVEN_BACK                                                           ACKNOWLEDGED
 
+An attempt that is likely to be short (see `Offer.short`) begins as ACCEPTED, and the journal hears of it
+only when it lasts: `Lasting` comes a moment after the offer. One whose outcome is acknowledged before that
+is never written.
+
 What an earlier run of the agent left begins as SPOOLED, as INTERRUPTED, from where it goes on as
 ACCEPTED if its container is still there, or as GIVING_BACK.
 
 What may be relied upon:
 
-- nothing begins before the accept is on disk, and where the offer is held, not before `Begun`;
+- nothing but a short attempt begins before the accept is on disk, and where the offer is held, nothing
+  before `Begun`; an accept is sent only when it is on disk;
 - an attempt has one ending: an outcome, a give-back, a decline or nothing (abandoned); only where
   the body of an outcome is lost before it could be uploaded, the attempt is given back after all;
 - after `Abandoned` work that still runs is stopped first, and no outcome is sent; of a cancelled task
@@ -83,11 +88,13 @@ class Life(Struct, frozen=True):
     Attributes:
         hold: The offer says not to begin before `Begun`.
         upload: A body is still to be uploaded before the outcome can be sent.
+        unwritten: The journal has not heard of it.
     """
 
     state: State = State.OFFERED
     hold: bool = False
     upload: bool = False
+    unwritten: bool = False
 
 
 # Events -------------------------------------------------------------------------------------------
@@ -101,6 +108,10 @@ class AcceptNotWritten(Struct, frozen=True):
     """The journal could not write."""
 
     reason: str
+
+
+class Lasting(Struct, frozen=True):
+    """A short attempt has not come to its end in a short time."""
 
 
 class Begun(Struct, frozen=True):
@@ -189,6 +200,7 @@ class Aborted(Struct, frozen=True):
 Event: TypeAlias = (
     AcceptWritten
     | AcceptNotWritten
+    | Lasting
     | Begun
     | PhaseEntered
     | WorkRan
@@ -210,6 +222,10 @@ Event: TypeAlias = (
 )
 
 # Actions ------------------------------------------------------------------------------------------
+
+
+class WriteAccept(Struct, frozen=True):
+    """Write the accept of what runs already to the journal."""
 
 
 class SendAccept(Struct, frozen=True):
@@ -268,7 +284,8 @@ class Forget(Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    SendAccept
+    WriteAccept
+    | SendAccept
     | SendDecline
     | StartWork
     | StopWork
@@ -355,13 +372,20 @@ def _working(life: Life, event: Event) -> Step:
     match event:
         case PhaseEntered(phase) if life.state is not State.ABORTING:
             return _to(life, _PHASES[phase])
+        case Lasting() if life.unwritten:
+            return replace(life, unwritten=False), (WriteAccept(),)
+        case AcceptWritten():
+            return life, (SendAccept(),)
+        case WorkRan(upload=False) if life.unwritten:
+            return _to(life, State.SPOOLED, ReleasePermit(), SendOutcome())
         case WorkRan(upload):
+            life = replace(life, unwritten=False)
             return _to(replace(life, upload=upload), State.SPOOLING, ReleasePermit(), SpoolOutcome())
         case WorkGaveBack(reason, started):
             return _give_back(life, reason, started=started)
         case Abandoned(reason):
             return _to(life, State.CANCELLING if reason == "cancelled" else State.ABANDONING, StopWork(reason))
-        case Aborted() if life.state is not State.ABORTING:
+        case Aborted() | AcceptNotWritten() if life.state is not State.ABORTING:
             return _to(life, State.ABORTING, StopWork("drained"))
         case _:
             return life, ()
@@ -370,6 +394,7 @@ def _working(life: Life, event: Event) -> Step:
 def _abandoning(life: Life, event: Event) -> Step:
     match event:
         case WorkRan() if life.state is State.CANCELLING:
+            life = replace(life, unwritten=False)
             return _to(life, State.SPOOLING, ReleasePermit(), SpoolOutcome())
         case WorkRan() | WorkGaveBack():
             return _to(life, State.ABANDONED, ReleasePermit(), Forget())
@@ -397,6 +422,8 @@ def _delivering(life: Life, event: Event) -> Step:
             return _deliver(life)
         case State.SPOOLED, Acknowledged():
             return _to(life, State.ACKNOWLEDGED, Forget())
+        case State.SPOOLED, Lasting() if life.unwritten:
+            return replace(life, unwritten=False), (SpoolOutcome(),)
         case _:
             return life, ()
 

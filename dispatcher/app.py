@@ -116,15 +116,23 @@ async def _stop(app: web.Application) -> None:
 def _guarded(route: Route) -> Handler:
     """Let in whom the table says, and tell the handler who it is."""
     handler = route.handler
+    # Whatever a route may change but tasks, which are not remembered.
+    changes = route.method != hdrs.METH_GET and not route.path.startswith("/v1/task/")
 
     async def open_to_all(request: web.Request) -> web.StreamResponse:
         return await handler(request)
 
     async def for_account(request: web.Request) -> web.StreamResponse:
-        principal = await auth.principal_of(request, request.app[CORE].store, now_ms(request.app))
+        core = request.app[CORE]
+        principal = await auth.principal_of(request, core.store, core.lookups, now_ms(request.app))
         auth.check_scope(principal, route.scopes)
         request[PRINCIPAL] = principal
-        return await handler(request, principal.account)
+        if not changes:
+            return await handler(request, principal.account)
+        try:
+            return await handler(request, principal.account)
+        finally:
+            core.lookups.forget()
 
     async def for_join(request: web.Request) -> web.StreamResponse:
         store, now = request.app[CORE].store, now_ms(request.app)

@@ -146,6 +146,10 @@ class Attempts:
         if holding is None:
             return None
         self._leases.prolong(holding, self._monotonic())
+        if self._queue.drafts.accept(lease):
+            self._leases.accepted(holding, self._monotonic())
+            return holding
+        await self._queue.drafts.written(lease.task)
         if not await self._store.accept(lease, node) or self._leases.find(lease, node) is not holding:
             return None
         self._leases.accepted(holding, self._monotonic())
@@ -207,11 +211,15 @@ class Attempts:
         # All at once, so that they share a commit.
         await asyncio.gather(
             *(
-                self._store.progress(message.lease, message.phase, message.percent, message.message)
+                self._keep_progress(message)
                 for message in pending.values()
                 if self._leases.of_task(message.lease.task) is not None
             )
         )
+
+    async def _keep_progress(self, message: Progress) -> None:
+        await self._queue.drafts.written(message.lease.task)
+        await self._store.progress(message.lease, message.phase, message.percent, message.message)
 
     async def outcome(self, node: str, message: Outcome) -> None:
         """Record how an attempt ended, once, and acknowledge it when that is committed."""
@@ -220,7 +228,10 @@ class Attempts:
         last = self._progress.pop(lease.token, None) if holding is not None else None
         ended = of_outcome(message, last, int(self._wall() * 1000))
         try:
-            verdict = await self._store.finish(lease, node, ended)
+            if await self._queue.drafts.finish(lease, node, ended):
+                verdict = Verdict.RECORDED
+            else:
+                verdict = await self._store.finish(lease, node, ended)
         except BodyMissing:
             # The node said so before its upload was whole. It repeats both after its next hello.
             raise Unsound("the result's body was not uploaded") from None
@@ -238,16 +249,19 @@ class Attempts:
     async def lost(self, holding: Holding, reason: str) -> None:
         """Count an attempt as lost: the task goes back, or ends where no attempts are left.
 
-        An offer that was never answered was no attempt: it just goes back.
+        An offer that was never answered was no attempt: it just goes back. Only where its node is out of sight, and
+        may have begun before it answered, it counts.
         """
         lease = holding.lease
-        if holding.stage is Stage.OFFERED:
+        may_have_begun = holding.revision.may_begin_early and self._queue.outlet(holding.node) is None
+        if holding.stage is Stage.OFFERED and not may_have_begun:
             self._queue.send(holding.node, Abandon(lease, "stale"))
             await self._release(holding)
             return
         log_so_far = self._events.log(lease.task)
         ended = node_lost(lease.attempt, holding.node, reason, int(self._wall() * 1000), log_so_far)
         try:
+            await self._queue.drafts.written(lease.task)
             verdict = await self._store.lose(lease, ended)
         except StoreUnavailable:
             self._leases.restore(holding, self._monotonic(), AGAIN_SECONDS)
@@ -279,6 +293,7 @@ class Attempts:
 
     async def _release(self, holding: Holding) -> None:
         try:
+            await self._queue.drafts.written(holding.lease.task)
             released = await self._store.release(holding.lease)
         except StoreUnavailable:
             self._leases.restore(holding, self._monotonic(), AGAIN_SECONDS)

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from dispatcher import browser
+from dispatcher.lookups import Lookups
 from dispatcher.problem import Problem, unauthenticated
 from dispatcher.store.access import BrowserSession, Scope, Token
 from dispatcher.store.base import Node, Store
@@ -49,7 +50,7 @@ def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-async def principal_of(request: web.Request, store: Store, now_ms: int) -> Principal:
+async def principal_of(request: web.Request, store: Store, lookups: Lookups, now_ms: int) -> Principal:
     """Find who sent a request: by its ``Authorization``, and where it has none by the cookie of a browser.
 
     Raises:
@@ -57,7 +58,7 @@ async def principal_of(request: web.Request, store: Store, now_ms: int) -> Princ
     """
     secret = browser.secret_of(request) if hdrs.AUTHORIZATION not in request.headers else None
     if secret is None:
-        return Principal(good(await store.token_of(token_hash(_token_of(request))), now_ms))
+        return Principal(good(await lookups.token_of(token_hash(_token_of(request))), now_ms))
     found = await store.browser_session(token_hash(secret))
     if found is None or found[0].expires_ms <= now_ms:
         raise unauthenticated("the browser's session has ended; log in again")

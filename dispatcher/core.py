@@ -13,6 +13,7 @@ from dispatcher.attempts import Attempts
 from dispatcher.events import Events
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
+from dispatcher.lookups import Lookups
 from dispatcher.matching import Matching
 from dispatcher.presence import Presence
 from dispatcher.prewarming import Prewarming
@@ -52,6 +53,7 @@ class Core:
     ) -> None:
         rng = rng or random.SystemRandom()
         self.store = store
+        self.lookups = Lookups(store, monotonic)
         self.version = version
         self.feed = Feed()
         self.events = Events(self.feed.task, wall)
@@ -142,6 +144,7 @@ class Core:
         if self._loops is not None:
             self._loops.cancel()
             await asyncio.wait([self._loops])
+        await self.queue.drafts.close()
         await self.attempts.keep_progress()
         if self.replicas is not None:
             await self.replicas.stop()

@@ -224,6 +224,11 @@ class Matching:
         demand.added += count
         self._take_turns(demand)
 
+    def demand(self, revision_key: str) -> int:
+        """Say how many tasks of a revision wait, and were not matched yet."""
+        demand = self._demand.get(revision_key)
+        return demand.count if demand is not None else 0
+
     def mark(self) -> dict[str, int]:
         """Remember what was added up to now, for `recounted`."""
         return {key: demand.added for key, demand in self._demand.items()}

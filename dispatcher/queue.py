@@ -17,7 +17,8 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from agent.protocol import Abandon, DispatcherMessage, Offer, Revision
+from agent.protocol import Abandon, DispatcherMessage, Lease, Offer, Revision
+from dispatcher.drafts import Draft, Drafts
 from dispatcher.endings import without_answer
 from dispatcher.events import Events
 from dispatcher.leases import LeaseTable
@@ -112,6 +113,12 @@ class Queue:
         self._new_token = new_token
         self._outlets: dict[str, Outlet] = {}
         self._announced: DispatcherMessage | None = None
+        self.drafts = Drafts(store, waits=self._waits, withdrawn=self._withdrawn)
+        """Those that are not in the store yet."""
+        self._to_claim: list[Match] = []
+        """Matches whose tasks are in the store."""
+        self._resting = False
+        """The store failed, and nothing is matched for a moment."""
         self._wake = asyncio.Event()
         self._busy_since: float | None = None
         """Since when, by monotonic seconds, one batch is being claimed and offered."""
@@ -139,6 +146,22 @@ class Queue:
             self.put_back(new.revision)
         return task_id
 
+    def draft(self, new: NewTask) -> Draft:
+        """Queue a task whose caller waits for its end and was promised nothing before; see `dispatcher.drafts`.
+
+        Raises:
+            QueueFull: Too many tasks wait.
+        """
+        self.check_room()
+        draft = self.drafts.add(new)
+        self._events.publish(new.id, "state", {"state": State.QUEUED})
+        self.waiting += 1
+        self._matching.added(new.revision)
+        self._match()
+        if draft.lease is None and self.outside is not None:
+            self.drafts.write(draft)  # another dispatcher may have a node with room
+        return draft
+
     def check_room(self) -> None:
         """Return if another task would be taken.
 
@@ -157,6 +180,7 @@ class Queue:
         Returns:
             The task as it stood before and whether this call ended it; None where there is no such task.
         """
+        await self.drafts.written(task_id)
         ended = without_answer("CANCELLED", "cancelled by its owner", self._now_ms(), self._events.log(task_id))
         found = await self._store.cancel(account, task_id, ended, audit)
         if found is None:
@@ -212,7 +236,7 @@ class Queue:
 
     def room_changed(self) -> None:
         """Look for matches again: a node has more credit, or other capabilities."""
-        self._wake.set()
+        self._match()
 
     # tasks that wait
 
@@ -243,13 +267,17 @@ class Queue:
         counted = await self._store.queued()
         self.waiting = sum(count for _, count in counted)
         self._matching.recounted(counted, marks)
+        for new, count in self.drafts.all_waiting():
+            self.waiting += count
+            self._matching.added(new.revision, count)
         self._wake.set()
 
     async def pump(self) -> None:
         """Match, claim and offer, for as long as the dispatcher runs."""
         while True:
             self._busy_since = None
-            matches = self._take_matches()
+            self._match()
+            matches, self._to_claim = self._to_claim, []
             if not matches:
                 await self._rest()
                 continue
@@ -259,12 +287,51 @@ class Queue:
                 grouped[match.revision.key, match.node].append(match)
             results = await asyncio.gather(*map(self._claim, grouped.values()))
             if not all(results):
+                self._resting = True
                 await asyncio.sleep(RETRY_SECONDS)
+                self._resting = False
 
     @property
     def stalled(self) -> bool:
         """The pump should have got on by now, and did not."""
         return self._busy_since is not None and self._monotonic() - self._busy_since > DUE_SECONDS
+
+    def _match(self) -> None:
+        """Match what waits with nodes that have room. Drafts are offered at once; `pump` claims what is in the store.
+
+        What is in the store has waited longer, so it goes first.
+        """
+        if self._resting:
+            return
+        matches = self._take_matches()
+        by_revision: dict[str, list[Match]] = {}
+        for match in matches:
+            by_revision.setdefault(match.revision.key, []).append(match)
+        for key, found in by_revision.items():
+            stored = max(0, self._matching.demand(key) + len(found) - self.drafts.waiting(key))
+            self._to_claim += found[:stored]
+            for match in found[stored:]:
+                self._give_draft(match)
+        if self._to_claim or len(matches) == BATCH:
+            self._wake.set()
+
+    def _give_draft(self, match: Match) -> None:
+        draft = self.drafts.take(match.revision.key)
+        if draft is None:
+            self._matching.settle(match)
+            return
+        new, now_ms = draft.new, self._now_ms()
+        lease = Lease(new.id, 1, self._new_token())
+        draft.give(lease, match.node, now_ms)
+        self.waiting = max(0, self.waiting - 1)
+        self._offer(match, Claim(lease, new.revision, new.query, new.headers, new.body, new.body_size))
+
+    def _waits(self, new: NewTask) -> None:
+        self.put_back(new.revision)
+
+    def _withdrawn(self, new: NewTask) -> None:
+        self.waiting = max(0, self.waiting - 1)
+        self._matching.fewer(new.revision.key, 1)
 
     def _take_matches(self) -> list[Match]:
         now = self._monotonic()
@@ -304,6 +371,9 @@ class Queue:
             self._matching.settle(match)
         if len(claims) < len(matches):
             self._matching.found_fewer(revision.key, mark)
+            if waiting := self.drafts.waiting(revision.key):
+                self._matching.added(revision, waiting)
+                self._wake.set()
         return True
 
     def _offer(self, match: Match, claim: Claim) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli import render, watching
+from agent.cli import render, suggestions, watching
 from agent.cli.connection import connected
 from agent.cli.errors import Refused
 from agent.cli.options import as_json_option, pairs
@@ -114,7 +114,7 @@ def list_(watch: bool, as_json: bool) -> None:
 
 
 @function.command(epilog="Example: fernd function show hello")
-@click.argument("function_id", metavar="FUNCTION")
+@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
 @as_json_option
 def show(function_id: str, as_json: bool) -> None:
     """Show a function, by its id or name."""
@@ -126,7 +126,7 @@ def show(function_id: str, as_json: bool) -> None:
 
 
 @function.command("set", epilog="Example: fernd function set hello --image hello:2 --timeout 60")
-@click.argument("function_id", metavar="FUNCTION")
+@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
 @settings
 @as_json_option
 def set_(function_id: str, as_json: bool, **given: Any) -> None:
@@ -149,7 +149,7 @@ def set_(function_id: str, as_json: bool, **given: Any) -> None:
 
 
 @function.command(epilog="Example: fernd function delete hello")
-@click.argument("function_id", metavar="FUNCTION")
+@click.argument("function_id", metavar="FUNCTION", shell_complete=suggestions.functions)
 def delete(function_id: str) -> None:
     """Delete a function, by its id or name. Its tasks go on."""
 

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import click
 import msgspec
 
-from agent.cli import display
+from agent.cli import display, suggestions
 from agent.cli.connection import connected
 from agent.cli.errors import Failed, Refused, Unreachable, refusal
 from agent.cli.options import as_json_option, pairs
@@ -27,7 +27,7 @@ CANCEL_SECONDS = 5.0
 
 
 @click.command(epilog="Example: fernd invoke thumbnail -b @photo.jpg -q width=200 > small.png")
-@click.argument("function")
+@click.argument("function", shell_complete=suggestions.functions)
 @click.option("-b", "--body", metavar="BODY|@FILE|-", help="The input: text, a file, or stdin.")
 @click.option(
     "-q", "--query", multiple=True, metavar="KEY=VALUE", callback=pairs, help="Of the query string; may be repeated."

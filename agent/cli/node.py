@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli import render, watching
+from agent.cli import render, suggestions, watching
 from agent.cli.connection import connected
 from agent.cli.options import as_json_option
 from agent.cli.watching import watch_option
@@ -47,7 +47,7 @@ def _table(nodes: list[dict[str, Any]]) -> str:
 
 
 @node.command(epilog="Example: fernd node show 1a061cfd-df01-4b02-a067-5122c5941e15")
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=suggestions.nodes)
 @as_json_option
 def show(node_id: str, as_json: bool) -> None:
     """Show all that is known of a node."""
@@ -59,7 +59,7 @@ def show(node_id: str, as_json: bool) -> None:
 
 
 @node.command(epilog="Example: fernd node remove 1a061cfd-df01-4b02-a067-5122c5941e15")
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=suggestions.nodes)
 def remove(node_id: str) -> None:
     """Revoke a node at once: its session closes, and its tasks go back to the queue."""
     connected(lambda client: client.call("DELETE", "node", node_id))
@@ -67,7 +67,7 @@ def remove(node_id: str) -> None:
 
 
 @node.command(epilog="Example: fernd node restore 1a061cfd-df01-4b02-a067-5122c5941e15")
-@click.argument("node_id", metavar="ID")
+@click.argument("node_id", metavar="ID", shell_complete=suggestions.nodes)
 def restore(node_id: str) -> None:
     """Let a removed node work again."""
     connected(lambda client: client.call("PATCH", "node", node_id, content={"disabled": False}))

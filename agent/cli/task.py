@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli import render, watching
+from agent.cli import render, suggestions, watching
 from agent.cli.connection import connected
 from agent.cli.errors import Refused, refusal
 from agent.cli.options import as_json_option
@@ -29,7 +29,7 @@ STATES = (
     "cancelled",
 )
 
-task_id_argument = click.argument("task_id", metavar="ID")
+task_id_argument = click.argument("task_id", metavar="ID", shell_complete=suggestions.tasks)
 
 
 @click.group(epilog="Example: fernd task list --state running")
@@ -41,7 +41,13 @@ def task() -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Tasks of a page.")
 @click.option("--all", "everything", is_flag=True, help="Follow all pages.")
 @click.option("--state", type=click.Choice(STATES), help="Only tasks in this state.")
-@click.option("--function", "function", metavar="FUNCTION", help="Only tasks of this function, by its id or name.")
+@click.option(
+    "--function",
+    "function",
+    metavar="FUNCTION",
+    shell_complete=suggestions.functions,
+    help="Only tasks of this function, by its id or name.",
+)
 @watch_option
 @as_json_option
 def list_(*, limit: int, everything: bool, state: str | None, function: str | None, watch: bool, as_json: bool) -> None:

@@ -84,6 +84,7 @@ async def put_result(request: web.Request, node: Node) -> web.StreamResponse:
 async def _held(request: web.Request, node: Node) -> str:
     """Give the key of the result that the request's lease may end with."""
     lease = _lease(request)
+    await request.app[CORE].queue.drafts.written(lease.task)
     if not await request.app[CORE].store.holds(lease, node.id):
         raise _stale()
     return result_key(lease)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 from multidict import CIMultiDict
 
 from dispatcher import headers, problem
@@ -12,12 +13,35 @@ from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
 from dispatcher.routes.keys import CONFIG, CORE, PRINCIPAL, STOPPING
 from dispatcher.server import cut_off
-from dispatcher.store.base import BodyMissing, Result, State, Task
+from dispatcher.store.base import BodyMissing, Ended, NewTask, Result, State, Task
 
 RETRY_AFTER = 1
 """Seconds after which asking for a result again is worth the while."""
 
 _NO_CONTENT = frozenset({204, 205, 304})
+
+
+class End(Struct, frozen=True):
+    """The end of a task, as its caller is answered with it. `result` is None where it is still to be read."""
+
+    task: str
+    account: str
+    state: State
+    status: int
+    error: str | None
+    detail: str
+    result: Result | None = None
+
+    @classmethod
+    def of_task(cls, task: Task) -> End:
+        """Give the end of a task that the store has ended."""
+        return cls(task.id, task.account, task.state, task.status, task.error, task.detail)
+
+    @classmethod
+    def of_ended(cls, new: NewTask, ended: Ended) -> End:
+        """Give the end of a task as it has just been written."""
+        result = Result(ended.status, ended.headers, ended.body, ended.body_size, ended.body_key)
+        return cls(new.id, new.account, ended.state, ended.status, ended.error, ended.detail, result)
 
 
 async def show_result(request: web.Request, account: str) -> web.StreamResponse:
@@ -29,7 +53,7 @@ async def show_result(request: web.Request, account: str) -> web.StreamResponse:
     task = await end_of(request.app, account, task_id, seconds)
     if task is None:
         raise not_finished()
-    return await answer(request, task, waited=seconds)
+    return await answer(request, End.of_task(task), waited=seconds)
 
 
 async def end_of(app: web.Application, account: str, task_id: str, seconds: float) -> Task | None:
@@ -53,15 +77,15 @@ async def end_of(app: web.Application, account: str, task_id: str, seconds: floa
     return task if _ended(task) else None
 
 
-async def answer(request: web.Request, task: Task, *, waited: float = 0) -> web.StreamResponse:
+async def answer(request: web.Request, end: End, *, waited: float = 0) -> web.StreamResponse:
     """Answer with the result of a task that has ended."""
-    ours = {"X-Task-Id": task.id, "X-Task-State": task.state.value}
+    ours = {"X-Task-Id": end.task, "X-Task-State": end.state.value}
     if waited:
         ours["Preference-Applied"] = f"wait={waited}"
-    if task.error is not None:
-        body = problem.document(task.error, task.detail)
-        return web.Response(status=task.status, body=body, content_type=problem.CONTENT_TYPE, headers=ours)
-    result = await request.app[CORE].store.result(task.account, task.id)
+    if end.error is not None:
+        body = problem.document(end.error, end.detail)
+        return web.Response(status=end.status, body=body, content_type=problem.CONTENT_TYPE, headers=ours)
+    result = end.result or await request.app[CORE].store.result(end.account, end.task)
     if result is None:
         raise not_found("task")
     lines = CIMultiDict(headers.answered(result.headers))
@@ -110,8 +134,14 @@ async def send(request: web.Request, response: web.StreamResponse, body_key: str
         raise ConnectionResetError("the caller stopped reading, or the body was removed meanwhile") from error
 
 
+async def find(app: web.Application, account: str, task_id: str) -> Task | None:
+    """Find a task of an account."""
+    await app[CORE].queue.drafts.written(task_id)
+    return await app[CORE].store.task(account, task_id)
+
+
 async def _task(app: web.Application, account: str, task_id: str) -> Task:
-    task = await app[CORE].store.task(account, task_id)
+    task = await find(app, account, task_id)
     if task is None:
         raise not_found("task")
     return task

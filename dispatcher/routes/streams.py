@@ -79,7 +79,7 @@ class EventStream:
         app = self._request.app
         # Where the store does not answer, nothing is revoked either.
         with suppress(StoreUnavailable):
-            await auth.principal_of(self._request, app[CORE].store, now_ms(app))
+            await auth.principal_of(self._request, app[CORE].store, app[CORE].lookups, now_ms(app))
             self._checked = self._clock()
 
 

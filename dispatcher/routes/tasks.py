@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 
@@ -9,12 +10,13 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from dispatcher import audit, headers
+from dispatcher.drafts import may_be_draft
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.queue import QueueFull
 from dispatcher.routes import results
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
-from dispatcher.routes.keys import CORE, COUNTS, IDS, now_ms
+from dispatcher.routes.keys import CORE, COUNTS, IDS, STOPPING, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import Body, input_body, parameter, raw_query
 from dispatcher.store.base import Function, KeyReused, NewTask, State, Task, TaskLine
@@ -123,6 +125,8 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
         idempotency_key=key,
         fingerprint=_fingerprint(request, function, query, body) if key is not None else b"",
     )
+    if seconds and may_be_draft(new) and not app[STOPPING].is_set():
+        return await _run_draft(request, new, seconds)
     try:
         task_id = await app[CORE].queue.submit(new)
     except QueueFull as full:
@@ -133,8 +137,29 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
         raise Problem("CONFLICT", "this Idempotency-Key was used for another task", field="Idempotency-Key") from None
     if task_id == new.id:
         app[COUNTS].tasks_created += 1
+    return await _answer_in_time(request, account, task_id, seconds)
+
+
+async def _run_draft(request: web.Request, new: NewTask, seconds: int) -> web.StreamResponse:
+    """Run a task for a caller that waits, and is told nothing of it before it is in the store."""
+    app = request.app
+    try:
+        draft = app[CORE].queue.draft(new)
+    except QueueFull as full:
+        raise _queue_full(full) from None
+    # Whoever goes away while waiting does not take the task along.
+    ended = await asyncio.shield(draft.settled)
+    app[COUNTS].tasks_created += 1
+    if ended is None:
+        return await _answer_in_time(request, new.account, new.id, seconds)
+    return await results.answer(request, results.End.of_ended(new, ended), waited=seconds)
+
+
+async def _answer_in_time(request: web.Request, account: str, task_id: str, seconds: int) -> web.StreamResponse:
+    """Answer with the result of a task that was created, if it comes while the caller waits, else with its id."""
+    app = request.app
     if seconds and (task := await results.end_of(app, account, task_id, seconds)) is not None:
-        return await results.answer(request, task, waited=seconds)
+        return await results.answer(request, results.End.of_task(task), waited=seconds)
     response = json(Created(task_id), 201, f"/v1/task/{task_id}")
     if seconds:
         response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -210,7 +235,7 @@ async def task_of(request: web.Request, account: str) -> Task:
         Problem: The account has none of this id.
     """
     task_id = request.match_info["id"]
-    task = await request.app[CORE].store.task(account, task_id) if is_object_id(task_id) else None
+    task = await results.find(request.app, account, task_id) if is_object_id(task_id) else None
     if task is None:
         raise not_found("task")
     return task
@@ -258,7 +283,7 @@ def _entry(row: TaskLine) -> TaskEntry:
 
 async def _function(request: web.Request, account: str) -> Function:
     function_id = request.match_info["id"]
-    function = await request.app[CORE].store.function(account, function_id) if is_object_id(function_id) else None
+    function = await request.app[CORE].lookups.function(account, function_id) if is_object_id(function_id) else None
     if function is None:
         raise not_found("function")
     if not function.revision.image:

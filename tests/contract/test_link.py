@@ -223,7 +223,7 @@ async def test_nothing_is_accepted_that_is_not_on_disk(
     session = await ready(dispatcher)
     blocker = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    await session.send(Offer(1, lease(), REVISION))
+    await session.send(Offer(1, lease(), REVISION, hold=True))
     decline = await session.expect(Decline)
     assert "the journal cannot be written" in decline.reason
     await session.expect(NodeHeartbeat, lambda heartbeat: not heartbeat.available)
@@ -231,6 +231,43 @@ async def test_nothing_is_accepted_that_is_not_on_disk(
     blocker.close()
     await session.expect(NodeHeartbeat, lambda heartbeat: heartbeat.available and heartbeat.credit.slots == 3)
     assert running.functions.empty()
+
+
+async def test_work_that_cannot_be_accepted_is_given_back(
+    dispatcher: Dispatcher, start: StartNode, tmp_path: Path
+) -> None:
+    """A short call begins before its accept is on disk. Where the journal fails meanwhile, it ends and counts."""
+    running = start()
+    running.node._journal._writer._file._busy_seconds = 0.05
+    session = await ready(dispatcher)
+    blocker = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await session.send(Offer(1, lease(), REVISION))
+    function = await running.function()
+    assert (await session.expect(GiveBack)).started
+    assert function.stopped == "drained"
+    assert session.seen(Accept) == []
+    blocker.close()
+
+
+async def test_a_short_call_never_meets_the_journal(dispatcher: Dispatcher, start: StartNode, tmp_path: Path) -> None:
+    """What is acknowledged at once is not written; what is not, soon is."""
+    running = start()
+    session = await ready(dispatcher)
+    first, second = lease(1), lease(2)
+    await session.send(Offer(1, first, REVISION))
+    (await running.function()).end(answered(first))
+    await session.expect(Outcome)
+    await session.send(OutcomeAck(first, recorded=True))
+    await session.send(Offer(2, second, REVISION))
+    (await running.function()).end(answered(second))
+    await session.expect(Outcome)
+    while running.node._journal.count == 0:
+        await asyncio.sleep(0.01)
+    assert session.seen(Accept) == []
+    running.task.cancel()
+    await asyncio.wait([running.task])
+    assert await left_in_journal(tmp_path) == 1
 
 
 async def test_abandoned_work_is_stopped_and_says_nothing(dispatcher: Dispatcher, start: StartNode) -> None:

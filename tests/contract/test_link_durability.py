@@ -190,6 +190,8 @@ async def test_what_is_too_old_is_dropped_with_a_loud_line(
     await session.send(Offer(1, of, REVISION))
     (await running.function()).end(answered(of))
     await session.expect(Outcome)
+    while running.node._journal.count == 0:
+        await asyncio.sleep(0.01)
     now[0] += 6.9 * DAYS
     await session.expect(Outcome)  # repeated, since it is overdue
     with capture_logs() as logs:

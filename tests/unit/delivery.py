@@ -72,9 +72,9 @@ class MemoryStore:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         work = getattr(tasks, name)
 
-        async def call(*values: Any) -> Any:
+        async def call(*values: Any, **named: Any) -> Any:
             await asyncio.sleep(0)
-            return work(self.db, *values)
+            return work(self.db, *values, **named)
 
         return call
 
@@ -106,6 +106,7 @@ class Dispatcher:
         events, limits, kept = Events(), Limits(), cast("Store", store)
         clocks: dict[str, Any] = {"wall": now, "monotonic": now}
         self.queue = Queue(kept, self.matching, self.leases, events, limits, **clocks)
+        self.queue.drafts._set_timer = lambda seconds: None  # type: ignore[method-assign] # `write_draft` says when
         self.attempts = Attempts(kept, self.queue, self.matching, self.leases, events, **clocks)
         self.sessions = Sessions(
             kept,
@@ -124,7 +125,9 @@ class Dispatcher:
         await self.queue.recount()
 
     async def pump(self) -> None:
-        for match in self.queue._take_matches():
+        self.queue._match()
+        matches, self.queue._to_claim = self.queue._to_claim, []
+        for match in matches:
             assert await self.queue._claim([match])
 
     async def sweep(self) -> None:
@@ -235,6 +238,9 @@ class Node:
         if self.credit().slots <= 0 or any(lease.task == offer.lease.task for lease in self.held):
             self.send(Decline(offer.lease, "no", self.credit()))
             return
+        if offer.short:
+            self.attempts[offer.lease] = Attempt(Life(State.ACCEPTED, unwritten=True))
+            return
         self.attempts[offer.lease] = Attempt(Life(hold=offer.hold))
         self.writes.append(("accept", offer.lease))
 
@@ -297,8 +303,10 @@ class Node:
         if attempt.life.state in ts.ENDED:
             self.attempts.pop(lease, None)
 
-    def _do(self, lease: Lease, attempt: Attempt, action: ts.Action) -> None:
+    def _do(self, lease: Lease, attempt: Attempt, action: ts.Action) -> None:  # noqa: C901 - one line for each action
         match action:
+            case ts.WriteAccept():
+                self.writes.append(("accept", lease))
             case ts.SendAccept():
                 self.send(Accept(lease, self.credit()))
             case ts.SendDecline(reason):
@@ -315,7 +323,7 @@ class Node:
             case ts.SendGiveBack():
                 if self.send(GiveBack(lease, *attempt.give_back, credit=self.credit())):
                     self.handle(lease, ts.GiveBackSent())
-            case ts.Forget():
+            case ts.Forget() if not attempt.life.unwritten:
                 self.writes.append(("forget", lease))
             case _:
                 pass

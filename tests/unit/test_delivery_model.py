@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent import task_state as ts
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
+from dispatcher.drafts import Draft
 from dispatcher.store.base import NewTask
 from tests.unit.delivery import ACCOUNT, Dispatcher, MemoryStore, Node, Session, Spoilt
 
@@ -25,13 +26,14 @@ REVISIONS = {retries: Revision(f"{retries + 1:024x}", 1, "image", retries=retrie
 MANY = 3
 PASSING = (0.1, OFFER_SECONDS + 0.1, 16.0, LEASE_SECONDS + 0.1)
 ENDINGS: tuple[Spoilt, ...] = ("answer", "answer", "no answer", "given back")
-DISTURBANCES: tuple[ts.Event, ...] = (*[ts.Overdue()] * 4, ts.Draining(), ts.Aborted())
+LATE: tuple[ts.Event, ...] = (ts.Overdue(), ts.Lasting())
+DISTURBANCES: tuple[ts.Event, ...] = (*LATE * 4, ts.Draining(), ts.Aborted())
 
 WHAT_HAPPENS = [
     *["exchange", "request"] * 5,
     *["connect", "hear", "pump", "write", "deliver_up", "deliver_down", "work_ends", "time_passes"] * 3,
-    *["create", "cut", "crash_node"] * 2,
-    *["beat", "cancel", "repeat_up", "disturb", "recount", "crash_dispatcher"],
+    *["create", "draft", "cut", "crash_node"] * 2,
+    *["beat", "cancel", "repeat_up", "disturb", "recount", "write_draft", "crash_dispatcher"],
 ]
 """By how often: most of a life is going to a node and back."""
 
@@ -49,7 +51,10 @@ class Delivery(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.runs: Counter[str] = Counter()
         self.nonces: dict[str, str] = {}
+        self.created = 0
         self.retries: dict[str, int] = {}
+        self.drafts: dict[str, Draft] = {}
+        """What runs before it is in the store, of this run of the dispatcher."""
         self.ends: dict[str, tuple[Any, ...]] = {}
         self.nodes = [Node("node-1", self.ran), Node("node-2", self.ran)]
         self.dispatcher = Dispatcher(self.store, lambda: self.now)
@@ -78,15 +83,25 @@ class Delivery(RuleBasedStateMachine):
     # what callers do
 
     def create(self, _: Node, number: int) -> None:
-        if len(self.retries) == MANY:
-            return
-        task_id, retries = f"{len(self.retries) + 1:024x}", number % 3 // 2 * 2
-        new = NewTask(task_id, ACCOUNT, REVISIONS[retries], int(self.now * 1000), "", [], b"", 0)
-        self.do(self.dispatcher.queue.submit(new))
+        if self.created < MANY:
+            self.do(self.dispatcher.queue.submit(self.new_task(number % 3 // 2 * 2)))
+
+    def draft(self, _: Node, __: int) -> None:
+        """Create a task for a caller that waits, and is told nothing before it is in the store."""
+        if self.created < MANY:
+            self.do(self._draft(self.new_task(2)))
+
+    async def _draft(self, new: NewTask) -> None:
+        self.drafts[new.id] = self.dispatcher.queue.draft(new)
+
+    def new_task(self, retries: int) -> NewTask:
+        self.created += 1
+        task_id = f"{self.created:024x}"
         self.retries[task_id] = retries
+        return NewTask(task_id, ACCOUNT, REVISIONS[retries], int(self.now * 1000), "", [], b"", 0)
 
     def cancel(self, _: Node, number: int) -> None:
-        if number % 5:
+        if number % 5 or not self.retries:
             return  # seldom, for nothing comes after it
         task_id = sorted(self.retries)[number % len(self.retries)]
         self.do(self.dispatcher.queue.cancel(ACCOUNT, task_id))
@@ -178,7 +193,16 @@ class Delivery(RuleBasedStateMachine):
     def recount(self, _: Node, __: int) -> None:
         self.do(self.dispatcher.recount())
 
+    def write_draft(self, _: Node, __: int) -> None:
+        """Time is up for what is not in the store yet."""
+        for task_id in self.drafts:
+            self.do(self.dispatcher.queue.drafts.written(task_id))
+
     def crash_dispatcher(self, _: Node, __: int) -> None:
+        for task_id, draft in self.drafts.items():
+            if not draft.settled.done() and task_id not in self.stored():
+                del self.retries[task_id]  # nobody was told of it
+        self.drafts.clear()
         self.dispatcher = Dispatcher(self.store, lambda: self.now)
         for node in self.nodes:
             node.session = None
@@ -205,8 +229,12 @@ class Delivery(RuleBasedStateMachine):
 
     @invariant()
     def none_is_gone(self) -> None:
-        """A task that was accepted is there, whatever became of it."""
-        assert self.store.db.execute("SELECT count(*) FROM task").fetchone() == (len(self.retries),)
+        """A task that its caller was told of is there, whatever became of it."""
+        unwritten = {task_id for task_id, draft in self.drafts.items() if not draft.settled.done()}
+        assert set(self.retries) - unwritten <= self.stored() <= set(self.retries)
+
+    def stored(self) -> set[str]:
+        return {task_id for (task_id,) in self.store.db.execute("SELECT id FROM task")}
 
     def teardown(self) -> None:
         """When the faults stop, everything ends, and nobody holds anything any more."""

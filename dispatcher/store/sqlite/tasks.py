@@ -89,7 +89,7 @@ def create_given(
     assigned_ms: int,
     *,
     accepted: bool,
-    ended: Ended | None,
+    ended: Ended | None = None,
 ) -> None:
     """See `Store.create_given`. One row of each table: nothing is written that would be changed at once."""
     revision = new.revision

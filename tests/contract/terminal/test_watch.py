@@ -141,3 +141,26 @@ async def test_a_log_is_followed(api: Api, node: Node, environ: dict[str, str]) 
     ]
     code, out, _ = await run(environ, "task", "logs", "--follow", task_id)
     assert (code, out) == (0, "whole log\n")
+
+
+async def test_a_shell_completes_names(api: Api, environ: dict[str, str]) -> None:
+    """Names of functions and ids of tasks come from the dispatcher; one that is not there costs no error."""
+    one = await api.task(await api.function("thumbnail"))
+    await api.function("wordcount")
+    asked = environ | {"_FERND_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    code = "from agent.cli.main import fernd; fernd(prog_name='fernd')"
+    for url, words, expected in (
+        (api.url, "fernd invoke t", "plain,thumbnail\n"),
+        (api.url, "fernd invoke ", "plain,wordcount\nplain,thumbnail\n"),
+        (api.url, "fernd task show ", f"plain,{one}\n"),
+        ("http://127.0.0.1:1", "fernd invoke ", "\n"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code),
+            env=asked | {"FERND_URL": url, "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(SECONDS):
+            out, errors = await process.communicate()
+        assert (out.decode(), errors) == (expected, b"")
