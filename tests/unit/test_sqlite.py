@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
+from dispatcher.ids import is_object_id
+from dispatcher.store.access import Scope
 from dispatcher.store.base import CHUNK, NodeDisabled, State, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore, file, threads
 from tests.contract.store.cases import (
@@ -127,6 +129,29 @@ async def test_migrations_are_applied_once_and_whole(path: Path, monkeypatch: py
     await store.open()
     await store.ping()
     assert await store.queued() == [(REVISION, 1)]
+    await store.close()
+
+
+async def test_tokens_from_before_scopes_go_on(path: Path) -> None:
+    """An account of a database that had one alone administers, and its token may do everything, as before."""
+    with sqlite3.connect(path) as db:
+        db.executescript((file.MIGRATIONS / "0001_first.sql").read_text())
+        db.execute("CREATE TABLE migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
+        db.execute("INSERT INTO migration VALUES (1, 'first')")
+        db.execute("INSERT INTO account VALUES ('default', 'default')")
+        db.execute("INSERT INTO token VALUES (?, 'default', 'api-token', 1678087212000)", (b"hash",))
+    db.close()
+    store = SqliteStore(path)
+    await store.open()
+    token = await store.token_of(b"hash")
+    assert token is not None
+    assert (token.account, token.name, token.expires_ms) == ("default", "api-token", None)
+    assert token.scopes == set(Scope)
+    assert is_object_id(token.id)
+    assert token.id.startswith("6405942c"), "its time is that of its creation"
+    account = await store.account("default")
+    assert account is not None
+    assert account.administers
     await store.close()
 
 

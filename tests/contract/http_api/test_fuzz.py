@@ -78,9 +78,9 @@ async def answer_tasks(node: Node, kept: Lease) -> None:
 async def configuration(api: Api, node: Node, function_id: str, kept: Lease) -> str:
     """Give what Schemathesis cannot know: the tokens of nodes, and ids of what is there.
 
-    Nor can it know that the headers of an upload must fit its body, and that a result says what became of a task:
-    499, where that was cancelled. It is also kept from revoking the token that it uses, and from removing the node
-    that answers, or taking its place.
+    Nor can it know that the headers of an upload must fit its body, that a result says what became of a task (499,
+    where that was cancelled), and that a node which was removed can be restored. It is also kept from revoking the
+    token that it uses, and from removing the node that answers, or taking its place.
     """
     join_token = (await api("POST", "/v1/node/join-token")).json()["token"]
     token = (await api("POST", "/v1/token", content={"name": "spare", "scopes": ["tasks"]})).json()["id"]
@@ -108,6 +108,7 @@ parameters = {{ id = "{token}" }}
 [[operations]]
 include-operation-id = ["removeNode", "restoreNode"]
 parameters = {{ nodeId = "{spare}" }}
+checks = {{ use_after_free = {{ enabled = false }} }}
 
 [[operations]]
 include-operation-id = "joinNode"
