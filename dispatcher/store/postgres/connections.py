@@ -39,6 +39,11 @@ PAUSE_SECONDS = 0.1
 
 CACHED_STATEMENTS = 256
 
+BY_INDEX = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
+"""Every statement here has an index with its order. A plan that was made and cached while a table was nearly empty, or
+while nothing waited, must not walk over what has come since. What must be sorted all the same looks dear then, and is
+not worth compiling."""
+
 log = structlog.get_logger()
 
 _AGAIN = (
@@ -140,6 +145,13 @@ class Connections:
                     raise
                 last = error
                 continue
+            if not self.pooled:
+                try:
+                    with suppress(asyncpg.PostgresError):  # only PostgreSQL itself needs to know this
+                        await db.execute(BY_INDEX)
+                except BaseException:
+                    db.terminate()
+                    raise
             if host is not self._hosts[0]:
                 self._hosts.sort(key=lambda other: other is not host)
                 log.info("another database host is the primary", host=str(host))

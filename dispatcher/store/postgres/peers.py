@@ -243,7 +243,14 @@ class PostgresPeers:
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
     async def _hold_listening(self) -> None:
-        db = await self._connections.connect()
+        connecting = asyncio.ensure_future(self._connections.connect())
+        try:
+            db = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # A connection that is made when nobody waits for it any more would stay open.
+            with suppress(Exception):
+                (await connecting).terminate()
+            raise
         try:
             ended = asyncio.Event()
             db.add_termination_listener(lambda _: ended.set())
