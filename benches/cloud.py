@@ -30,12 +30,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Process:
     """One `fernd` command that runs."""
 
-    def __init__(self, arguments: list[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, arguments: list[str], environ: Mapping[str, str], log: Path, python: str = sys.executable
+    ) -> None:
         self._log = log
         clean = {key: value for key, value in os.environ.items() if not key.startswith("FERND_")}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                [python, "-P", "-m", "agent.cli", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 env={**clean, **environ},
             )  # fmt: skip
 
@@ -111,8 +113,14 @@ class Cloud:
 
 
 @contextlib.asynccontextmanager
-async def cloud(agent_environ: Mapping[str, str] | None = None) -> AsyncIterator[Cloud]:
-    """Start a dispatcher and an agent with their default settings; both end with the context."""
+async def cloud(
+    agent_environ: Mapping[str, str] | None = None, agent_python: str = sys.executable
+) -> AsyncIterator[Cloud]:
+    """Start a dispatcher and an agent with their default settings; both end with the context.
+
+    Args:
+        agent_python: Of the environment that the agent runs in.
+    """
     with tempfile.TemporaryDirectory(prefix="fernd-bench-") as name, contextlib.ExitStack() as running:
         directory = Path(name)
         url = f"http://127.0.0.1:{free_port()}"
@@ -125,13 +133,17 @@ async def cloud(agent_environ: Mapping[str, str] | None = None) -> AsyncIterator
         running.callback(dispatcher.stop)
         await dispatcher.logged("listening")
         token = (data / "api-token").read_text().strip()
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
+        many = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, connector=many) as session:
             async with session.post(f"{url}/v1/node/join-token") as answer:
                 join_token = (await answer.json())["token"]
             command = [sys.executable, "-m", "agent.cli", "agent", "join", url, "--token", join_token]
             subprocess.run([*command, "--data-dir", directory / "node"], check=True, capture_output=True)
             agent = Process(
-                ["agent", "--data-dir", str(directory / "node")], agent_environ or {}, directory / "agent.log"
+                ["agent", "--data-dir", str(directory / "node")],
+                agent_environ or {},
+                directory / "agent.log",
+                agent_python,
             )
             running.callback(agent.stop)
             await agent.logged("node is ready")
