@@ -22,7 +22,6 @@ from dispatcher.queue import Limits
 from dispatcher.routes.keys import (
     CONFIG,
     CORE,
-    COUNTS,
     IDS,
     LARGE_JSON,
     LOG_INS,
@@ -30,7 +29,6 @@ from dispatcher.routes.keys import (
     PRINCIPAL,
     STOPPING,
     WALL,
-    Counts,
     now_ms,
 )
 from dispatcher.routes.overview import FIGURES, SUMMARIES
@@ -69,7 +67,6 @@ def build(
     app[CORE] = Core(store, limits, __version__, wall=wall, monotonic=monotonic)
     app[IDS] = Ids(wall)
     app[WALL] = wall
-    app[COUNTS] = Counts()
     app[LOG_INS] = Throttle(monotonic)
     app[SUMMARIES] = Fresh(SUMMARY_SECONDS, monotonic)
     app[FIGURES] = Fresh(FIGURES_SECONDS, monotonic)

@@ -32,6 +32,7 @@ from dispatcher.endings import node_lost, of_outcome
 from dispatcher.events import Events
 from dispatcher.leases import Holding, LeaseTable, Stage
 from dispatcher.matching import Matching
+from dispatcher.metrics import Metrics
 from dispatcher.queue import Queue
 from dispatcher.store.base import BodyMissing, Lost, State, Store, StoreUnavailable, Verdict
 
@@ -73,6 +74,7 @@ class Attempts:
         leases: LeaseTable,
         events: Events,
         *,
+        metrics: Metrics,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +83,7 @@ class Attempts:
         self._matching = matching
         self._leases = leases
         self._events = events
+        self._metrics = metrics
         self._wall = wall
         self._monotonic = monotonic
         self._progress: dict[bytes, Progress] = {}
@@ -242,6 +245,7 @@ class Attempts:
             log.info("outcome refused", task=lease.task, attempt=lease.attempt, node=node)
         if verdict is not Verdict.RECORDED:
             return
+        self._metrics.ran(message)
         if holding is not None and holding.revision.reuse:
             self._matching.node_warmed(node, holding.revision.key)
         self._end(lease.task, ended.state, ended.status, ended.error)
@@ -268,6 +272,7 @@ class Attempts:
             raise
         if verdict is Lost.STALE:
             return
+        self._metrics.attempts_lost += 1
         log.warning("attempt lost", task=lease.task, attempt=lease.attempt, node=holding.node, reason=reason)
         if verdict is Lost.REQUEUED:
             self._events.publish(lease.task, "state", {"state": State.QUEUED, "reason": reason})

@@ -15,6 +15,7 @@ from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.lookups import Lookups
 from dispatcher.matching import Matching
+from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.prewarming import Prewarming
 from dispatcher.queue import Limits, Queue
@@ -59,10 +60,20 @@ class Core:
         self.events = Events(self.feed.task, wall)
         self.matching = Matching(rng)
         self.leases = LeaseTable()
-        self.queue = Queue(store, self.matching, self.leases, self.events, limits, wall=wall, monotonic=monotonic)
+        self.metrics = Metrics()
+        self.queue = Queue(
+            store, self.matching, self.leases, self.events, limits, metrics=self.metrics, wall=wall, monotonic=monotonic
+        )
         self.prewarming = Prewarming(store, self.queue)
         self.attempts = Attempts(
-            store, self.queue, self.matching, self.leases, self.events, wall=wall, monotonic=monotonic
+            store,
+            self.queue,
+            self.matching,
+            self.leases,
+            self.events,
+            metrics=self.metrics,
+            wall=wall,
+            monotonic=monotonic,
         )
         self.sessions = Sessions(
             store,
@@ -71,6 +82,7 @@ class Core:
             self.matching,
             self.leases,
             feed=self.feed,
+            metrics=self.metrics,
             limits=limits,
             version=version,
             wall=wall,

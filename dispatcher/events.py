@@ -126,6 +126,16 @@ class Events:
         self.ended: Counter[str] = Counter()
         """Tasks that ended, by error code; ``OK`` for an answer."""
 
+    @property
+    def waiting(self) -> int:
+        """Callers that wait for a task to end."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def watching(self) -> int:
+        """Streams of events that are open."""
+        return self._watched.total()
+
     def publish(self, task_id: str, kind: Kind, content: dict[str, Any]) -> None:
         """Write an event. ``end`` is the last one of a task."""
         event = self._write(task_id, kind, content, int(self._wall() * 1000))

@@ -23,6 +23,7 @@ from dispatcher.endings import without_answer
 from dispatcher.events import Events
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Match, Matching
+from dispatcher.metrics import Metrics
 from dispatcher.store.access import AuditLine
 from dispatcher.store.base import Claim, NewTask, State, Store, StoreUnavailable, Task
 
@@ -99,6 +100,7 @@ class Queue:
         events: Events,
         limits: Limits,
         *,
+        metrics: Metrics,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         new_token: Callable[[], bytes] = lambda: token_bytes(16),
@@ -108,6 +110,7 @@ class Queue:
         self._leases = leases
         self._events = events
         self._limits = limits
+        self._metrics = metrics
         self._wall = wall
         self._monotonic = monotonic
         self._new_token = new_token
@@ -324,7 +327,7 @@ class Queue:
         lease = Lease(new.id, 1, self._new_token())
         draft.give(lease, match.node, now_ms)
         self.waiting = max(0, self.waiting - 1)
-        self._offer(match, Claim(lease, new.revision, new.query, new.headers, new.body, new.body_size))
+        self._offer(match, Claim(lease, new.issued_ms, new.revision, new.query, new.headers, new.body, new.body_size))
 
     def _waits(self, new: NewTask) -> None:
         self.put_back(new.revision)
@@ -385,6 +388,7 @@ class Queue:
         # Where the session has ended meanwhile, the offer stays without an answer, and the sweeper puts it back.
         if not self._matching.is_held(match):
             return
+        self._metrics.waited(self._now_ms() - claim.issued_ms)
         self.send(
             match.node,
             Offer(

@@ -40,6 +40,7 @@ from dispatcher.attempts import Attempts, Unsound
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Outlet, Queue
 from dispatcher.server import cut_off
@@ -88,6 +89,7 @@ class Sessions:
         leases: LeaseTable,
         *,
         feed: Feed,
+        metrics: Metrics,
         limits: Limits,
         version: str,
         wall: Callable[[], float] = time.time,
@@ -99,6 +101,7 @@ class Sessions:
         self._matching = matching
         self._leases = leases
         self._feed = feed
+        self._metrics = metrics
         self._limits = limits
         self._version = version
         self._wall = wall
@@ -115,6 +118,11 @@ class Sessions:
     def count(self) -> int:
         """Nodes that are connected here."""
         return len(self._presence)
+
+    @property
+    def taking_work(self) -> int:
+        """Nodes that are connected here and take work."""
+        return sum(presence.available for presence in self._presence.values())
 
     def presence(self, node_id: str) -> Presence | None:
         """Give what is known of a node that is connected here."""
@@ -196,6 +204,7 @@ class Sessions:
                 cut_off(request.transport)
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await ws.close(code=code, message=_closing_words(reason))
+        self._metrics.session_ended(int(ws.close_code or code))
         log.info("session ended", node=node.id, reason=reason, code=int(ws.close_code or code))
         return ws
 
@@ -239,6 +248,7 @@ class Sessions:
         session.send(welcome, *settled.then)
         self._matching.node_joined(node.id, hello.capabilities, hello.credit, hello.images, hello.warm)
         self._queue.seat(node.id, session)
+        self._metrics.sessions_begun += 1
         self._feed.node(node.account, node.id)
         log.info(
             "session began", node=node.id, version=hello.version, keep=len(settled.keep), abandon=len(settled.abandon)

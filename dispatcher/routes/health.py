@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
 
+from agent.exposition import CONTENT_TYPE, render
+from dispatcher.metrics import OLDEST_OF, families
 from dispatcher.problem import unavailable
 from dispatcher.routes.answers import json
-from dispatcher.routes.keys import CORE, COUNTS, OPENAPI
+from dispatcher.routes.keys import CORE, OPENAPI, now_ms
 from dispatcher.store.base import StoreUnavailable
 
 PING_SECONDS = 2.0
@@ -44,18 +45,8 @@ async def show_ready(request: web.Request) -> web.StreamResponse:
 async def show_metrics(request: web.Request) -> web.StreamResponse:
     """Give figures in Prometheus text format. They count from the start of this process."""
     core = request.app[CORE]
-    ended = [(f'{{code="{code}"}}', count) for code, count in sorted(core.events.ended.items())]
-    lines = [
-        *_metric("tasks_created_total", "counter", "Tasks created.", [("", request.app[COUNTS].tasks_created)]),
-        *_metric("tasks_ended_total", "counter", "Tasks ended, by error code; OK is an answer.", ended),
-        *_metric("tasks_waiting", "gauge", "Tasks that wait for a node.", [("", core.queue.waiting)]),
-        *_metric("tasks_leased", "gauge", "Tasks that nodes hold.", [("", len(core.leases))]),
-        *_metric("nodes_connected", "gauge", "Nodes that have a session.", [("", core.queue.nodes)]),
-    ]
-    return web.Response(
-        body="".join(lines).encode(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-    )
+    body = render(families(core, await _oldest_seconds(request)))
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def show_openapi(request: web.Request) -> web.StreamResponse:
@@ -63,7 +54,15 @@ async def show_openapi(request: web.Request) -> web.StreamResponse:
     return web.Response(body=request.app[OPENAPI], content_type="application/json")
 
 
-def _metric(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, int]]) -> Iterable[str]:
-    yield f"# HELP fernd_{name} {meaning}\n# TYPE fernd_{name} {kind}\n"
-    for labels, value in samples:
-        yield f"fernd_{name}{labels} {value}\n"
+async def _oldest_seconds(request: web.Request) -> float | None:
+    """Say how long the task waits that waits longest; None where the store does not say."""
+    core = request.app[CORE]
+    waiting = [revision.key for revision in core.matching.waiting()[:OLDEST_OF]]
+    if not waiting:
+        return 0.0
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            issued_ms = await core.store.oldest_queued(waiting)
+    except (StoreUnavailable, TimeoutError):
+        return None  # the other figures are all the more wanted then
+    return 0.0 if issued_ms is None else max(0.0, (now_ms(request.app) - issued_ms) / 1000)

@@ -6,20 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
-from msgspec import Struct
 
 from dispatcher.auth import Principal
 from dispatcher.config import DispatcherConfig
 from dispatcher.core import Core
 from dispatcher.ids import Ids
 from dispatcher.throttle import Throttle
-
-
-class Counts(Struct):
-    """What is counted here and nowhere else, for ``/metrics``."""
-
-    tasks_created: int = 0
-
 
 CONFIG = web.AppKey("CONFIG", DispatcherConfig)
 CORE = web.AppKey("CORE", Core)
@@ -28,7 +20,6 @@ WALL: web.AppKey[Callable[[], float]] = web.AppKey("WALL")
 STOPPING = web.AppKey("STOPPING", asyncio.Event)
 """Set when the dispatcher stops: whoever waits for something then answers at once."""
 
-COUNTS: web.AppKey[Counts] = web.AppKey("COUNTS")
 OPENAPI = web.AppKey("OPENAPI", bytes)
 LARGE_JSON = web.AppKey("LARGE_JSON", asyncio.Semaphore)
 """Permits to hold a large body in memory while it is checked to be JSON."""

@@ -16,7 +16,7 @@ from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.queue import QueueFull
 from dispatcher.routes import results
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
-from dispatcher.routes.keys import CORE, COUNTS, IDS, STOPPING, now_ms
+from dispatcher.routes.keys import CORE, IDS, STOPPING, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import Body, input_body, parameter, raw_query
 from dispatcher.store.base import Function, KeyReused, NewTask, State, Task, TaskLine
@@ -136,7 +136,7 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
     except KeyReused:
         raise Problem("CONFLICT", "this Idempotency-Key was used for another task", field="Idempotency-Key") from None
     if task_id == new.id:
-        app[COUNTS].tasks_created += 1
+        app[CORE].metrics.tasks_created += 1
     return await _answer_in_time(request, account, task_id, seconds)
 
 
@@ -149,7 +149,7 @@ async def _run_draft(request: web.Request, new: NewTask, seconds: int) -> web.St
         raise _queue_full(full) from None
     # Whoever goes away while waiting does not take the task along.
     ended = await asyncio.shield(draft.settled)
-    app[COUNTS].tasks_created += 1
+    app[CORE].metrics.tasks_created += 1
     if ended is None:
         return await _answer_in_time(request, new.account, new.id, seconds)
     return await results.answer(request, results.End.of_ended(new, ended), waited=seconds)

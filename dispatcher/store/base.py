@@ -18,10 +18,15 @@ from agent.protocol import Headers, Lease, Log, Phase, Revision, Spans
 from dispatcher.store.access import AccessStore, AuditLine
 
 if TYPE_CHECKING:
+    from dispatcher.store.calls import StoreCalls
     from dispatcher.store.peers import Peers
 
 CHUNK = 256 * 1024
 """Bodies larger than this are kept and read in pieces of so many bytes."""
+
+
+class StoreUnavailable(Exception):
+    """The database does not answer, or cannot write. Nothing was changed, or nothing is known of it."""
 
 
 def result_key(lease: Lease) -> str:
@@ -33,10 +38,6 @@ def task_of_result(key: str) -> str | None:
     """Give the task that a key of `result_key` belongs to; None for other keys."""
     kind, _, rest = key.partition(":")
     return rest.partition(":")[0] if kind == "result" else None
-
-
-class StoreUnavailable(Exception):
-    """The database does not answer, or cannot write. Nothing was changed, or nothing is known of it."""
 
 
 class State(StrEnum):
@@ -179,6 +180,7 @@ class Claim(Struct, frozen=True):
     """A queued task that now belongs to a node: what an offer needs."""
 
     lease: Lease
+    issued_ms: int
     revision: Revision
     query: str
     headers: Headers
@@ -287,6 +289,9 @@ class Store(AccessStore, Protocol):
     What accounts, tokens and browsers are about is in `AccessStore`, and with it what an ``audit`` argument means:
     it is committed together with the change, and only if there was one.
     """
+
+    calls: StoreCalls
+    """How long its calls took, and how many failed."""
 
     @property
     def peers(self) -> Peers | None:
@@ -436,6 +441,9 @@ class Store(AccessStore, Protocol):
 
     async def queued(self) -> list[tuple[Revision, int]]:
         """Count what waits, by revision: what a dispatcher must know when it starts."""
+
+    async def oldest_queued(self, revision_keys: Sequence[str]) -> int | None:
+        """Say when the task was issued that waits longest of those of some revisions; None where none of them waits."""
 
     async def leased(self) -> list[Leased]:
         """List what nodes hold."""

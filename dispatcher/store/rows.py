@@ -44,7 +44,7 @@ LINE = (
 RECENT_END = "issued_ms, assigned_ms, finished_ms, status, error, spans, cold"
 """Columns of `recent_end`."""
 
-CLAIM = "t.id, t.attempt, r.definition, i.query, i.headers, i.body, i.body_size"
+CLAIM = "t.id, t.attempt, t.issued_ms, r.definition, i.query, i.headers, i.body, i.body_size"
 """Columns of `claim`, from ``task t``, its ``revision r`` and its ``task_input i``."""
 
 LEASED = "t.id, t.attempt, t.token, t.node, r.definition, t.state"
@@ -161,8 +161,9 @@ def recent_end(row: Row) -> RecentEnd:
 
 def claim(row: Row, token: bytes) -> Claim:
     """Make a claim of the columns `CLAIM` and the token that it was made with."""
-    task_id, attempt, definition, query, headers, body, body_size = row
-    return Claim(Lease(task_id, attempt, token), revision(definition), query, _headers.decode(headers), body, body_size)
+    task_id, attempt, issued_ms, definition, query, headers, body, body_size = row
+    lease = Lease(task_id, attempt, token)
+    return Claim(lease, issued_ms, revision(definition), query, _headers.decode(headers), body, body_size)
 
 
 def leased(row: Row) -> Leased:

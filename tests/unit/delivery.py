@@ -41,6 +41,7 @@ from dispatcher.events import Events
 from dispatcher.feed import Feed
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Queue
 from dispatcher.sessions import Sessions
@@ -104,7 +105,7 @@ class Dispatcher:
         self.matching = Matching(random.Random(0))
         self.leases = LeaseTable()
         events, limits, kept = Events(), Limits(), cast("Store", store)
-        clocks: dict[str, Any] = {"wall": now, "monotonic": now}
+        clocks: dict[str, Any] = {"wall": now, "monotonic": now, "metrics": Metrics()}
         self.queue = Queue(kept, self.matching, self.leases, events, limits, **clocks)
         self.queue.drafts._set_timer = lambda seconds: None  # type: ignore[method-assign] # `write_draft` says when
         self.attempts = Attempts(kept, self.queue, self.matching, self.leases, events, **clocks)

@@ -38,6 +38,7 @@ from dispatcher.store.base import (
     UploadOvertaken,
     Verdict,
 )
+from dispatcher.store.calls import StoreCalls
 from dispatcher.store.pieces import pieces
 from dispatcher.store.postgres import access, bodies, catalog, creating, lives, overview, peers, schema, tasks
 from dispatcher.store.postgres.address import Address
@@ -62,6 +63,7 @@ class PostgresStore:
     def __init__(self, address: Address, *, pool: int = 10) -> None:
         self.replica = ""
         """The name of this dispatcher among those that share the database: another one each time that it opens."""
+        self.calls = StoreCalls()
         self._address = address
         self._connections = Connections(address, pool)
         self._known = schema.migrations()
@@ -271,6 +273,9 @@ class PostgresStore:
     async def queued(self) -> list[tuple[Revision, int]]:
         return await self._read(tasks.queued)
 
+    async def oldest_queued(self, revision_keys: Sequence[str]) -> int | None:
+        return await self._read(tasks.oldest_queued, revision_keys)
+
     async def leased(self) -> list[Leased]:
         return await self._read(tasks.leased, self.replica)
 
@@ -391,10 +396,12 @@ class PostgresStore:
     async def _put(self, lane: str, op: Any) -> Any:
         if not self._lanes:
             raise StoreUnavailable("the store is not open")
-        return await getattr(self, lane).put(op)
+        with self.calls.write.timed():
+            return await getattr(self, lane).put(op)
 
     async def _write(self, work: Callable[Concatenate[Db, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._connections.write(work, *args, **kwargs)
+        with self.calls.write.timed():
+            return await self._connections.write(work, *args, **kwargs)
 
     async def _change(
         self,
@@ -407,7 +414,8 @@ class PostgresStore:
         return await self._write(access.audited, audit, work, *args, **kwargs)
 
     async def _read(self, work: Callable[Concatenate[Db, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._connections.read(work, *args, **kwargs)
+        with self.calls.read.timed():
+            return await self._connections.read(work, *args, **kwargs)
 
 
 def _always(_op: object) -> bool:

@@ -120,6 +120,17 @@ async def queued(db: Db) -> list[tuple[Revision, int]]:
     return [(rows.revision(definition), count) for definition, count in found]
 
 
+async def oldest_queued(db: Db, revision_keys: Sequence[str]) -> int | None:
+    """See `Store.oldest_queued`."""
+    # A look into the index for each revision, however many tasks of it wait.
+    oldest: int | None = await db.fetchval(
+        "SELECT min((SELECT issued_ms FROM task WHERE state = 'queued' AND revision = key"
+        " ORDER BY issued_ms LIMIT 1)) FROM unnest($1::text[]) AS keys (key)",
+        list(revision_keys),
+    )
+    return oldest
+
+
 async def leased(db: Db, replica: str, nodes: Sequence[str] | None = None) -> list[Leased]:
     """List what nodes hold whose session is at a dispatcher, or nowhere; or what some nodes hold."""
     found = await db.fetch(
@@ -158,8 +169,8 @@ async def claim(db: Db, replica: str, wanted: Sequence[Wanted]) -> list[list[Cla
             len(places),
         )
         for row, (index, token) in zip(found, places, strict=False):
-            task_id, attempt, definition, query, *rest = row
-            made = rows.claim((task_id, attempt, definition, query.decode("utf-8", "surrogatepass"), *rest), token)
+            *first, query, headers, body, body_size = row
+            made = rows.claim((*first, query.decode("utf-8", "surrogatepass"), headers, body, body_size), token)
             claims[index].append(made)
             granted.append((made.lease.task, wanted[index].node, token, wanted[index].now_ms))
     if granted:

@@ -39,6 +39,7 @@ from dispatcher.store.base import (
     UploadOvertaken,
     Verdict,
 )
+from dispatcher.store.calls import StoreCalls
 from dispatcher.store.pieces import pieces
 from dispatcher.store.sqlite import access, bodies, catalog, overview, tasks
 from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
@@ -63,6 +64,7 @@ class SqliteStore:
         self._lock: int | None = None
         self._writer: Writer | None = None
         self._readers: Readers | None = None
+        self.calls = StoreCalls()
 
     @property
     def peers(self) -> None:
@@ -255,6 +257,9 @@ class SqliteStore:
     async def queued(self) -> list[tuple[Revision, int]]:
         return await self._read(tasks.queued)
 
+    async def oldest_queued(self, revision_keys: Sequence[str]) -> int | None:
+        return await self._read(tasks.oldest_queued, revision_keys)
+
     async def leased(self) -> list[Leased]:
         return await self._read(tasks.leased)
 
@@ -360,7 +365,8 @@ class SqliteStore:
     ) -> T:
         if self._writer is None:
             raise StoreUnavailable("the store is not open")
-        return await self._writer.run(work, *args, **kwargs)
+        with self.calls.write.timed():
+            return await self._writer.run(work, *args, **kwargs)
 
     async def _change(
         self,
@@ -377,4 +383,5 @@ class SqliteStore:
     ) -> T:
         if self._readers is None:
             raise StoreUnavailable("the store is not open")
-        return await self._readers.run(work, *args, **kwargs)
+        with self.calls.read.timed():
+            return await self._readers.run(work, *args, **kwargs)

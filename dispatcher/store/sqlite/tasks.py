@@ -197,6 +197,18 @@ def queued(db: sqlite3.Connection) -> list[tuple[Revision, int]]:
     return [(rows.revision(definition), count) for definition, count in found]
 
 
+def oldest_queued(db: sqlite3.Connection, revision_keys: Sequence[str]) -> int | None:
+    """See `Store.oldest_queued`."""
+    # A look into the index for each revision, however many tasks of it wait.
+    oldest = [
+        db.execute(
+            "SELECT min(issued_ms) FROM task INDEXED BY task_waiting WHERE state = 'queued' AND revision = ?", (key,)
+        ).fetchone()[0]
+        for key in revision_keys
+    ]
+    return min((issued_ms for issued_ms in oldest if issued_ms is not None), default=None)
+
+
 def leased(db: sqlite3.Connection) -> list[Leased]:
     """See `Store.leased`."""
     found = db.execute(

@@ -124,7 +124,9 @@ async def test_header_that_is_not_utf8_is_named(api: Api) -> None:
     assert answer.problem(400, "INVALID")["field"] == "X-Odd"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v2/task/list", "/v1/task/list/", "/v1/tasks", "//healthz", "*"])
+@pytest.mark.parametrize(
+    "path", ["/dashboard", "/v1", "/v1/", "/v2/task/list", "/v1/task/list/", "/v1/tasks", "//healthz", "*"]
+)
 async def test_unknown_paths_are_not_found(api: Api, path: str) -> None:
     """An unknown path is a problem, too, and asks for no token."""
     request = f"{'OPTIONS' if path == '*' else 'GET'} {path} HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -270,13 +272,27 @@ async def test_health_and_figures_need_no_token(api: Api, node: Node) -> None:
     async with api.http.get(f"{api.url}/metrics") as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         figures = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines() if line[0] != "#")
-    assert figures == {
+    expected = {
         "fernd_tasks_created_total": "2",
         'fernd_tasks_ended_total{code="OK"}': "1",
+        'fernd_task_starts_total{start="cold"}': "0",
+        'fernd_task_starts_total{start="warm"}': "1",
+        'fernd_task_phase_seconds_count{phase="queued"}': "2",
         "fernd_tasks_waiting": "0",
+        "fernd_task_wait_oldest_seconds": "0",
         "fernd_tasks_leased": "1",
         "fernd_nodes_connected": "1",
+        "fernd_nodes_available": "1",
+        "fernd_sessions_begun_total": "1",
+        'fernd_store_failures_total{kind="write"}': "0",
+        "fernd_loops_stalled": "0",
     }
+    assert {name: figures.get(name) for name in expected} == expected
+    assert int(figures['fernd_store_call_seconds_count{kind="write"}']) > 0
+    assert (
+        figures['fernd_store_call_seconds_bucket{kind="write",le="+Inf"}']
+        == figures['fernd_store_call_seconds_count{kind="write"}']
+    )
     for path in ("/healthz", "/readyz", "/v1/openapi.json"):
         async with api.http.get(api.url + path) as response:
             assert (response.status, response.content_type) == (200, "application/json")

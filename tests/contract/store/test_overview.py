@@ -133,3 +133,16 @@ async def test_nodes_are_counted(store: Store) -> None:
     assert await store.node_counts(ACCOUNT, 10) == NodeCounts(2, 1)
     assert (await store.node_counts(ACCOUNT, 1)).all == 1
     assert await store.node_counts("other", 10) == NodeCounts(0, 0)
+
+
+async def test_the_oldest_that_waits(store: Store) -> None:
+    """Of the revisions asked for, and of tasks that wait: neither a held one nor an ended one counts."""
+    assert await store.oldest_queued([REVISION.key]) is None
+    for number in (1, 2, 3):
+        await store.create_task(new_task(number))
+    await store.create_task(new_task(4, OTHER))
+    assert await store.oldest_queued([REVISION.key, OTHER.key]) == 1001
+    assert await store.oldest_queued([OTHER.key]) == 1004
+    await claim_one(store)
+    assert await store.oldest_queued([REVISION.key]) == 1002
+    assert await store.oldest_queued([]) is None

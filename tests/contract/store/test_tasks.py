@@ -50,7 +50,7 @@ async def test_a_claim_carries_what_was_created(store: Store, body: bytes) -> No
     headers = [("b", "2"), ("a", ""), ("b", "é")]
     await store.create_task(new_task(query=query, headers=headers, body=body, body_size=len(body)))
     claim = await claim_one(store)
-    assert claim == Claim(Lease(task_id(1), 1, token(1)), REVISION, query, headers, body, len(body))
+    assert claim == Claim(Lease(task_id(1), 1, token(1)), 1001, REVISION, query, headers, body, len(body))
 
 
 async def test_an_idempotency_key_gives_the_first_task(store: Store) -> None:
