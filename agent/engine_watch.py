@@ -1,7 +1,8 @@
 """Whether the engine is there: found at the start, however long that takes, and watched from then on.
 
 A node without an engine stays connected and takes no work. An engine that restarts is no reason for
-the agent to end, nor to fail one task after the other.
+the agent to end, nor to fail one task after the other. One that answers is not believed yet: at the start and after
+each trouble a canary goes the whole way of a task first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agent.availability import Availability
 from agent.backoff import full_jitter
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.protocol import Capabilities, Offer, Revision
-from agent.status import Orphan
+from agent.status import CanaryReport, Orphan
 from agent.vitals import Vitals
 
 SEARCH_SECONDS = 30.0
@@ -36,6 +37,9 @@ ANSWER_SECONDS = 10.0
 
 RESYNC_SECONDS = 120.0
 """For everything that an engine lost to be put back."""
+
+CANARY_SECONDS = 120.0
+"""For the canary, and the removal of what is left of it."""
 
 FIND_SECONDS = 900.0
 """For the engine to be looked over at the start: probes, networks, what an earlier run left."""
@@ -80,6 +84,9 @@ class Host(Protocol):
     def keep_ready(self, revisions: Sequence[Revision]) -> None:
         """Keep containers of these revisions ready, and of no others."""
 
+    async def canary(self) -> CanaryReport:
+        """Let a container of our own go the whole way of a task."""
+
     async def can_run_privileged(self) -> bool:
         """Say whether the operator allows it and a privileged container ran."""
 
@@ -113,6 +120,8 @@ class EngineWatch:
         self._in_doubt = host.in_doubt
         self._log = structlog.get_logger()
         self._privileged = False
+        self._canaries_lost = 0
+        """So many in a row did not come back."""
 
     def describe(self, capabilities: Capabilities) -> Capabilities:
         """Add to a node's capabilities what the engine can do; nothing before it is found."""
@@ -135,25 +144,40 @@ class EngineWatch:
         await self._find()
         self._privileged = await self._host.can_run_privileged()
         found()
-        self._availability.clear("engine")
-        away = False
+        away = self._judge(await self._canary_trouble())
         while True:
-            self._vitals.beat("engine", due=RESYNC_SECONDS + 2 * ANSWER_SECONDS if away else 0)
+            self._vitals.beat("engine", due=RESYNC_SECONDS + CANARY_SECONDS + 2 * ANSWER_SECONDS if away else 0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_SECONDS if away else ASK_SECONDS):
                     await self._in_doubt.wait()
             if away:
                 await asyncio.sleep(AGAIN_SECONDS * self._random())  # doubts do not hurry one that is known to be away
+            if self._canaries_lost:
+                await asyncio.sleep(full_jitter(self._canaries_lost, self._random, longest=SEARCH_SECONDS))
             self._in_doubt.clear()
             trouble = await self._trouble(resync=away)
             if trouble:
                 self._in_doubt.clear()  # the question itself raised it
-                self._availability.block("engine", trouble)
-            else:
-                self._availability.clear("engine")
-            if away is not bool(trouble):
-                away = bool(trouble)
+            was_away, away = away, self._judge(trouble)
+            if away is not was_away:
                 self._log.warning("engine is away" if away else "engine is back", reason=trouble or None)
+
+    def _judge(self, trouble: str) -> bool:
+        """Take work or not, by what is wrong with the engine; True if something is."""
+        if trouble:
+            self._availability.block("engine", trouble)
+        else:
+            self._availability.clear("engine")
+        return bool(trouble)
+
+    async def _canary_trouble(self) -> str:
+        """Say why a container cannot be run and used; empty: it can."""
+        report = await self._host.canary()
+        self._canaries_lost = self._canaries_lost + 1 if report.problem else 0
+        if report.problem:
+            return f"the canary failed at {report.failed!r}: {report.problem}"
+        self._log.info("canary came back", reach=report.reach, ms=report.steps, skipped=report.skipped or None)
+        return ""
 
     async def _trouble(self, resync: bool) -> str:
         """Say what is wrong with the engine; empty: nothing."""
@@ -163,6 +187,7 @@ class EngineWatch:
             if resync:
                 async with asyncio.timeout(RESYNC_SECONDS):
                     await self._host.resync()
+                return await self._canary_trouble()
         except TimeoutError:
             return "the engine does not answer in time"
         except (EngineUnavailable, EngineError) as error:

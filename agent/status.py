@@ -96,3 +96,21 @@ class Orphan(Struct, frozen=True):
     kind: OrphanKind
     name: str
     reason: str
+
+
+class CanaryReport(Struct, frozen=True, rename="camel"):
+    """How the canary fared: see `agent.containers.canary`.
+
+    Attributes:
+        reach: The way to the container, as in the setting ``containers.reach``.
+        steps: What was done, and the ms that it took.
+        problem: What went wrong; empty: nothing.
+        failed: The step that it went wrong at.
+        skipped: Why it could not be tried; empty where it was.
+    """
+
+    reach: str
+    steps: dict[str, float] = {}
+    problem: str = ""
+    failed: str = ""
+    skipped: str = ""

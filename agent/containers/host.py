@@ -13,9 +13,11 @@ import structlog
 
 from agent.config import ContainersConfig
 from agent.containers.adoption import FED_BYTES, Left, survey
+from agent.containers.canary import run_canary
 from agent.containers.container import Container, Sink
-from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts, Image, Inspection, NotFound
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, Inspection, NotFound
 from agent.containers.firewall import FirewallError
+from agent.containers.footing import Footing, find_footing
 from agent.containers.images import Images
 from agent.containers.marks import Marks
 from agent.containers.memory_pressure import short_of_memory
@@ -23,8 +25,8 @@ from agent.containers.networks import Networks
 from agent.containers.orphans import remove_files, remove_orphans
 from agent.containers.pool import Pool
 from agent.containers.prewarm import CannotPrewarm, Prewarm
-from agent.containers.probe import Probe, probe
-from agent.containers.reach import WAYS, Reach, Unreachable, Way
+from agent.containers.probe import probe
+from agent.containers.reach import Reach, Unreachable
 from agent.containers.spec import (
     ContainerSpec,
     EngineTraits,
@@ -33,7 +35,7 @@ from agent.containers.spec import (
     server_environment,
 )
 from agent.protocol import Offer, Revision
-from agent.status import Orphan
+from agent.status import CanaryReport, Orphan
 from agent.vitals import Vitals
 
 log = structlog.get_logger()
@@ -109,6 +111,7 @@ class ContainerHost:
         """Attempts of jobs that were readopted and not taken up yet, and the names of their containers."""
         self._upkeep: asyncio.Task[None] | None = None
         self._privileged: bool | None = None
+        self._canary = asyncio.Lock()
         self._wanted_ready: Sequence[Revision] = ()
         self._prewarm: Prewarm | None = None
         self._prewarming: asyncio.Task[None] | None = None
@@ -123,11 +126,13 @@ class ContainerHost:
         try:
             facts = await self.engine.connect()
             self.arch = facts.arch
-            self._check_runtime(facts)
             self._left = await survey(self.engine, self._node_id, self.marks, self.config.runtime)
             await remove_orphans(self.engine, self._node_id, self._names, grace=0)
             await self._networks.remove()
-            await self._learn(facts)
+            footing = await find_footing(
+                self.engine, facts, self.config, self._networks, self._node_id, self._monotonic
+            )
+            self._traits, self._reach = footing
             await self._open_internet()
             await self.image_store.refresh()
             pool = await self._new_pool(self._left.warm)
@@ -293,6 +298,18 @@ class ContainerHost:
                 return False
         return self._privileged
 
+    async def canary(self) -> CanaryReport:
+        """Run the canary: a container of our own that goes the whole way of a task."""
+        async with self._canary:
+            return await run_canary(
+                self.engine,
+                self.arch,
+                self._node_id,
+                Footing(self._traits, self._reach),
+                start_timeout=self.config.start_timeout,
+                monotonic=self._monotonic,
+            )
+
     async def start_container(self, offer: Offer, image: Image, env: dict[str, str], sink: Sink) -> Container:
         """Start a container for an attempt; see `Pool.start`.
 
@@ -350,49 +367,6 @@ class ContainerHost:
         if reason:
             log.warning("privileged containers cannot be run", reason=reason)
         return not reason
-
-    def _check_runtime(self, facts: Facts) -> None:
-        if self.config.runtime and self.config.runtime not in facts.runtimes:
-            known = ", ".join(facts.runtimes)
-            raise EngineUnavailable(f"the engine has no OCI runtime {self.config.runtime!r}; it has {known}")
-
-    async def _learn(self, facts: Facts) -> None:
-        """Find out by probes what the engine can do."""
-        self._traits = EngineTraits(facts.cgroup, facts.cpus, init=True, runtime=self.config.runtime)
-        async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:
-            if tried is None:
-                way = self.config.reach if self.config.reach != "auto" else "published"
-                log.warning("no probe for this CPU: the engine is taken to have an init process", arch=self.arch)
-                self._reach = Reach(way, self._networks)
-                await self._prepare()
-                return
-            await self._learn_traits(tried)
-            self._reach = await self._find_way(tried)
-
-    async def _learn_traits(self, tried: Probe) -> None:
-        if not (reason := await tried.runs(self._traits)):
-            return
-        without = EngineTraits(self._traits.cgroup, self._traits.cpus, init=False, runtime=self._traits.runtime)
-        if again := await tried.runs(without):
-            raise EngineUnavailable(f"the Docker Engine cannot run a container: {again}")
-        log.warning("functions run without an init process before them", reason=reason)
-        self._traits = without
-
-    async def _find_way(self, tried: Probe) -> Reach:
-        wanted = self.config.reach
-        ways: Sequence[Way] = WAYS if wanted == "auto" else (wanted,)
-        for way in ways:
-            reach = Reach(way, self._networks)
-            if not (reason := await tried.reaches(reach, self._traits)):
-                return reach
-            log.info("way to containers does not work", way=way, reason=reason)
-        raise EngineUnavailable(f"the agent cannot reach its containers (tried: {', '.join(ways)})")
-
-    async def _prepare(self) -> None:
-        try:
-            await self._reach.prepare()
-        except (FirewallError, Unreachable) as error:
-            raise EngineUnavailable(str(error)) from None
 
     async def _open_internet(self) -> None:
         if not self.config.allow_internet:

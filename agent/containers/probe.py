@@ -115,15 +115,23 @@ async def probe(
     engine: Engine, arch: str, node_id: str, monotonic: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Probe | None]:
     """Bring the probe image to the engine for a while; None where there is no such image for its architecture."""
+    async with brought_image(engine, "fernd-probe", arch, node_id) as image:
+        yield Probe(engine, image, node_id, monotonic) if image is not None else None
+
+
+@contextlib.asynccontextmanager
+async def brought_image(engine: Engine, name: str, arch: str, node_id: str) -> AsyncIterator[str | None]:
+    """Bring the image of `probe_image` to the engine, under a name, for a while; None where its CPU has none."""
     layer = probe_image.layer(arch)
     if layer is None:
         yield None
         return
-    # Another agent may probe the same engine at the same time; and what a crash leaves, the next probe removes.
+    # Another agent may do so on the same engine at the same time.
     tag = hashlib.sha256(node_id.encode()).hexdigest()[:12]
-    reference = f"fernd-probe:{tag}"
+    reference = f"{name}:{tag}"
     try:
-        await engine.import_image(layer, "fernd-probe", tag)
-        yield Probe(engine, reference, node_id, monotonic)
+        await engine.remove_image(reference)  # one that a crash left
+        await engine.import_image(layer, name, tag)
+        yield reference
     finally:
         await engine.remove_image(reference)

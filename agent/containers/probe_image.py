@@ -1,8 +1,8 @@
-"""A program of a hundred-odd bytes, as an image of one layer: what probes run.
+"""A program of a few hundred bytes, as an image of one layer: what probes and the canary run.
 
-Without an argument it ends with exit code 0. With one it listens on port 8080 and waits for ever,
-which is all that it takes to see whether a container can be reached. It is made here, in memory, since
-no image can be counted on to be present and no registry to answer.
+Without an argument it ends with exit code 0. With one it is an HTTP server on port 8080, one request at a time, that
+answers with the request itself: so whoever asks can tell that it arrived. It is made here, in memory, since no image
+can be counted on to be present and no registry to answer.
 """
 
 from __future__ import annotations
@@ -16,24 +16,33 @@ PATH = "/probe"
 _LOAD_AT = 0x400000
 _HEADERS = 64 + 56
 
-# Each is position-independent machine code, then the address to bind: AF_INET, port 8080, any.
-_ADDRESS = "02001f90000000000000000000000000"
+# Each is position-independent machine code, then the address to bind (AF_INET, port 8080, any), then the answer's head.
+_ANSWER = "02001f90000000000000000000000000" + b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".hex()
 _X86_64 = bytes.fromhex(
-    "48833c2401"  # cmpq $1, (%rsp)         argc
-    "7f09"  # jg   listen
+    "48833c2401 7f09"  # cmpq $1, (%rsp)    argc; jg listen
     "31ff b83c000000 0f05"  # exit(0)
     "bf02000000 be01000000 31d2 b829000000 0f05"  # listen: socket(AF_INET, SOCK_STREAM, 0)
-    "89c3 89c7 488d3523000000 ba10000000 b831000000 0f05"  # bind(fd, address, 16)
+    "89c3 89c7 488d357c000000 ba10000000 b831000000 0f05"  # bind(fd, address, 16)
     "89df be10000000 b832000000 0f05"  # listen(fd, 16)
-    "b822000000 0f05 ebf7" + _ADDRESS  # for ever: pause()
+    "4881ec00100000"  # 4096 bytes of stack
+    "89df 31f6 31d2 b82b000000 0f05"  # for ever: accept(fd, 0, 0)
+    "89c5 89c7 4889e6 ba00100000 31c0 0f05 4989c4"  # read(connection, stack, 4096)
+    "89ef 488d3542000000 ba26000000 41ba00400000 4531c0 4531c9 b82c000000 0f05"  # sendto(…, head, 38, MSG_NOSIGNAL)
+    "89ef 4889e6 4c89e2 b82c000000 0f05"  # sendto(…, stack, what was read, MSG_NOSIGNAL)
+    "89ef b803000000 0f05 eba5" + _ANSWER  # close(connection)
 )
 _AARCH64 = bytes.fromhex(
     "e90340f9 3f0500f1 8c000054"  # ldr x9, [sp]; cmp x9, #1; b.gt listen
     "000080d2 a80b80d2 010000d4"  # exit(0)
     "400080d2 210080d2 020080d2 c81880d2 010000d4"  # listen: socket(AF_INET, SOCK_STREAM, 0)
-    "f30300aa e1010010 020280d2 081980d2 010000d4"  # bind(fd, address, 16)
+    "f30300aa a1040010 020280d2 081980d2 010000d4"  # bind(fd, address, 16)
     "e00313aa 010280d2 281980d2 010000d4"  # listen(fd, 16)
-    "000080d2 010080d2 020080d2 030080d2 280980d2 010000d4 faffff17" + _ADDRESS  # for ever: ppoll(0, 0, 0, 0)
+    "ff0740d1"  # 4096 bytes of stack
+    "e00313aa 010080d2 020080d2 481980d2 010000d4"  # for ever: accept(fd, 0, 0)
+    "f40300aa e1030091 020082d2 e80780d2 010000d4 f50300aa"  # read(connection, stack, 4096)
+    "e00314aa 81020010 c20480d2 030088d2 040080d2 050080d2 c81980d2 010000d4"  # sendto(…, head, 38, MSG_NOSIGNAL)
+    "e00314aa e1030091 e20315aa c81980d2 010000d4"  # sendto(…, stack, what was read, MSG_NOSIGNAL)
+    "e00314aa 280780d2 010000d4 e5ffff17" + _ANSWER  # close(connection)
 )
 _MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
 

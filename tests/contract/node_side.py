@@ -23,7 +23,7 @@ from agent.protocol import (
     Outcome,
     Revision,
 )
-from agent.status import Orphan
+from agent.status import CanaryReport, Orphan
 from tests.contract.dispatcher_side import CREDENTIAL, DEADLINE, NODE_ID, Dispatcher, Session
 
 REVISION = Revision("f" * 24, 1, "hello", cpu_count=0.5, mem_size=100)
@@ -80,6 +80,8 @@ class Containers:
         self.internet = False
         self.present = ["hello:latest"]
         self.problem: str | None = None
+        self.canaries: list[CanaryReport] = []
+        """What the next canaries meet; every other comes back."""
         self.removed = False
         self.jobs: set[str] = set()
         """Tasks whose container an earlier run of the agent left."""
@@ -105,6 +107,9 @@ class Containers:
 
     def keep_ready(self, revisions: Sequence[Revision]) -> None:
         self.kept_ready = [revision.key for revision in revisions]
+
+    async def canary(self) -> CanaryReport:
+        return self.canaries.pop(0) if self.canaries else CanaryReport("namespace")
 
     async def can_run_privileged(self) -> bool:
         return False

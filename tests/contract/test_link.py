@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 import agent.session
+from agent import engine_watch
 from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.node import Phase
@@ -41,6 +42,7 @@ from agent.protocol import (
     Progress,
     Revision,
 )
+from agent.status import CanaryReport
 from tests.contract.dispatcher_side import Dispatcher, Session
 from tests.contract.node_side import (
     REVISION,
@@ -681,6 +683,32 @@ async def test_a_lost_engine_takes_no_more_work_until_it_answers(dispatcher: Dis
     await session.expect(NodeHeartbeat, lambda message: message.reason == "gone")
     running.containers.problem = None
     running.node._engine.attempt_given_back("engine_lost")
+    await session.expect(NodeHeartbeat, lambda message: message.available)
+
+
+async def test_the_canary_comes_before_any_work(
+    dispatcher: Dispatcher, start: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, and after the engine was away, nothing is taken until a canary has come back."""
+    monkeypatch.setattr(engine_watch, "AGAIN_SECONDS", 0.05)
+    lost = CanaryReport("namespace", {"image": 1.0}, "it does not start", failed="start")
+    reason = "the canary failed at 'start': it does not start"
+    containers = Containers()
+    containers.canaries = [lost, lost]
+    running = start(containers=containers)
+    session = await dispatcher.welcomed()
+    await session.expect(NodeHeartbeat, lambda message: message.reason == reason)
+    assert running.phase() is Phase.READY  # what an earlier run left is taken up all the same
+    await session.send(Offer(1, lease(), REVISION))
+    assert (await session.expect(Decline)).reason == reason
+    assert (await session.expect(NodeHeartbeat, lambda message: message.available)).credit.slots == 3
+
+    containers.problem = "gone"
+    containers.canaries = [lost]
+    running.node._engine.attempt_given_back("engine_lost")
+    await session.expect(NodeHeartbeat, lambda message: message.reason == "gone")
+    containers.problem = None
+    await session.expect(NodeHeartbeat, lambda message: message.reason == reason)
     await session.expect(NodeHeartbeat, lambda message: message.available)
 
 

@@ -61,6 +61,7 @@ class Watched:
         found = asyncio.Event()
         self._task = asyncio.create_task(self.watch.run(found.set))
         await found.wait()
+        await self.until_available(True)
 
     async def stop(self) -> None:
         assert self._task is not None
@@ -105,6 +106,26 @@ async def start(
 
 async def heard_line(heard: Heard, words: bytes) -> None:
     await heard.until(lambda heard: any(words in line for _, line in heard.lines))
+
+
+async def test_the_canary_leaves_the_engine_as_it_was(start: Any, engine: SecondEngine) -> None:
+    """Containers, images with all their layers, networks and volumes of the whole engine are the same as before."""
+    node = await start(live_restore=False)
+
+    def contents() -> list[Any]:
+        with docker.APIClient(engine.address, version="1.41") as client:
+            return [
+                sorted(each["Id"] for each in client.containers(all=True)),
+                sorted(each["Id"] for each in client.images(all=True)),
+                sorted(each["Id"] for each in client.networks()),
+                client.volumes()["Volumes"] or [],
+                client.df()["LayersSize"],
+            ]
+
+    before = await asyncio.to_thread(contents)
+    report = await node.host.canary()
+    assert (report.problem, report.failed) == ("", "")
+    assert await asyncio.to_thread(contents) == before
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])

@@ -199,7 +199,7 @@ def test_the_probes_program(arch: str, machine: int) -> None:
     assert program[:4] == b"\x7fELF"
     assert struct.unpack_from("<H", program, 18) == (machine,)
     assert struct.unpack_from("<Q", program, 24) == (0x400000 + 120,)
-    assert program.endswith(bytes.fromhex("02001f90") + bytes(12))
+    assert program.endswith(bytes.fromhex("02001f90") + bytes(12) + b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     assert probe_image.layer("riscv64") is None
 
 
