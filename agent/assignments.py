@@ -17,6 +17,7 @@ from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.containers.spec import may_be_privileged
 from agent.journal import Journal, Kept
+from agent.metrics import Metrics
 from agent.protocol import (
     LEASE_SECONDS,
     Abandon,
@@ -47,7 +48,7 @@ class Assignments:
     Args:
         capabilities: Gives what this node is, as offers are judged by it.
         privileged_images: Patterns of the images that the operator lets run privileged.
-        begin, send, gave_back: See `Workplace`.
+        begin, send, gave_back, metrics: See `Workplace`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Assignments:
         begin: Begin,
         send: Callable[[NodeMessage], bool],
         gave_back: Callable[[str], None],
+        metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._permits = permits
@@ -69,10 +71,20 @@ class Assignments:
         self._capabilities = capabilities
         self._privileged_images = privileged_images
         self._send = send
+        self._metrics = metrics
         self._monotonic = monotonic
         self._journal = journal
         self._workplace = Workplace(
-            journal, bodies, send, self.credit, begin, self._spawn, self._attempt_changed, gave_back, monotonic
+            journal,
+            bodies,
+            send,
+            self.credit,
+            begin,
+            self._spawn,
+            self._attempt_changed,
+            gave_back,
+            metrics,
+            monotonic,
         )
         self._attempts: dict[Lease, Attempt] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -216,8 +228,10 @@ class Assignments:
         if permit is None:
             reason = reason or "no permit"
             self._log.info("offer declined", task=offer.lease.task, attempt=offer.lease.attempt, reason=reason)
+            self._metrics.offers_declined += 1
             self._send(Decline(offer.lease, reason, self.credit()))
             return
+        self._metrics.offers_taken += 1
         self._attempts[offer.lease] = Attempt.of_offer(offer, permit, self._workplace)
 
     def _objection(self, offer: Offer) -> str:

@@ -189,6 +189,7 @@ class Attempt:
                     self.handle(ts.Lasting())
             case ts.KeepGiveBack(reason, started):
                 self._give_back = (reason, started)
+                self._workplace.metrics.gave_back(reason)
                 self._workplace.gave_back(reason)
                 self._log.warning("attempt given back", reason=reason, started=started)
             case ts.SendGiveBack():
@@ -252,6 +253,7 @@ class Attempt:
             self.handle(ts.WorkGaveBack("the agent failed", started=began))
         elif isinstance(ended := task.result(), Ran):
             self._delivery = Delivery(ended.outcome, ended.body_path, self._workplace, self.handle)
+            self._workplace.metrics.ran(ended.outcome)
             self._log.info(
                 "attempt ended",
                 ending=ended.outcome.ending,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from agent.logs import LogConfig
+from agent.settings import host_and_port
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Secret = Annotated[str, Meta(pattern=r"^[!-~]*$", max_length=1000)]
@@ -124,6 +125,20 @@ class StopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     grace_period: Seconds = 30.0
 
 
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``metrics``: where the figures of the node can be read, beside ``fernd agent metrics``.
+
+    Attributes:
+        listen: ``HOST:PORT`` where ``GET /metrics`` is answered, without asking who reads; empty: nowhere.
+    """
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            host_and_port(self.listen)
+
+
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of the agent, by section."""
 
@@ -134,6 +149,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     images: ImagesConfig = field(default_factory=ImagesConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

@@ -29,6 +29,9 @@ class Node(Protocol):
     def status(self) -> NodeStatus:
         """Say how the node is."""
 
+    def figures(self) -> bytes:
+        """Give its figures, as the text that Prometheus reads."""
+
     def drain(self) -> None:
         """Finish what runs and begin nothing new."""
 
@@ -100,6 +103,8 @@ async def _do(node: Node, command: Command) -> Any:
     match command.command:
         case "status":
             return node.status()
+        case "metrics":
+            return node.figures().decode()
         case "drain":
             node.drain()
             return node.status()

@@ -23,7 +23,7 @@ from agent.node import Node
 from agent.protocol import Offer
 from agent.reload import LIVE, changed
 from agent.service import Reporter
-from agent.settings import SettingsError
+from agent.settings import SettingsError, host_and_port
 from agent.systemd import ServiceManager
 from agent.vitals import Vitals
 
@@ -120,7 +120,7 @@ async def _run(
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop)
     try:
-        async with _reporting(reporter, manager), control.serving(data_dir, node):
+        async with _reporting(reporter, manager), control.serving(data_dir, node), _figures(config, node):
             await node.run()
     except JournalError as error:
         log.error("the agent cannot run", reason=str(error))  # noqa: TRY400 - a sentence, not a traceback
@@ -140,6 +140,18 @@ async def _reporting(reporter: Reporter, manager: ServiceManager) -> AsyncIterat
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+
+@contextlib.asynccontextmanager
+async def _figures(config: AgentConfig, node: Node) -> AsyncIterator[None]:
+    """Let Prometheus read the node's figures, where the settings want it."""
+    if not config.metrics.listen:
+        yield
+        return
+    from agent import metrics_port  # noqa: PLC0415 - see there
+
+    async with metrics_port.serving(*host_and_port(config.metrics.listen), node.figures):
+        yield
 
 
 def _reload(old: AgentConfig, read_again: Callable[[], AgentConfig], node: Node, host: ContainerHost) -> AgentConfig:

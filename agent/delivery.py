@@ -98,6 +98,7 @@ class Delivery:
 
     def _note_upload(self) -> None:
         took = (self._workplace.monotonic() - self._upload_began) * 1000
+        self._workplace.metrics.attempts.spent("uploading", took)
         spans = self._outcome.spans
         spans = msgspec.structs.replace(spans, uploading=round(spans.uploading + took, 3))
         self._outcome = msgspec.structs.replace(self._outcome, spans=spans)

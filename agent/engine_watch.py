@@ -18,6 +18,7 @@ import structlog
 
 from agent.availability import Availability
 from agent.backoff import full_jitter
+from agent.calls import Calls
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.protocol import Capabilities, Offer, Revision
 from agent.status import CanaryReport, Orphan
@@ -61,6 +62,10 @@ class Host(Protocol):
     @property
     def internet(self) -> bool:
         """Functions can be let to the internet."""
+
+    @property
+    def engine_calls(self) -> Calls:
+        """How long calls to the engine take, and how many fail."""
 
     @property
     def in_doubt(self) -> asyncio.Event:

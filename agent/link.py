@@ -17,6 +17,7 @@ import aiohttp
 import structlog
 
 from agent.backoff import LONGEST, full_jitter, retry_after
+from agent.metrics import Metrics
 from agent.protocol import FRAME_LIMIT, HEARTBEAT_SECONDS, SUBPROTOCOL, NodeGoodbye, NodeMessage
 from agent.round_trip import RoundTrips
 from agent.session import Node, Session
@@ -53,6 +54,7 @@ class Link:
         node: What the sessions speak for.
         http: Makes the connections.
         vitals: Hears of each try, each frame that came and each heartbeat that left.
+        metrics: Counts the tries.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Link:
         http: aiohttp.ClientSession,
         *,
         vitals: Vitals,
+        metrics: Metrics,
         wall: Callable[[], float] = time.time,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random: Callable[[], float] = _random.random,
@@ -74,6 +77,7 @@ class Link:
         self._node = node
         self._http = http
         self._vitals = vitals
+        self._metrics = metrics
         self._wall = wall
         self._monotonic_ns = monotonic_ns
         self._random = random
@@ -143,6 +147,7 @@ class Link:
         failures = 0
         while not self._leaving:
             self._vitals.beat("link")
+            self._metrics.sessions_tried += 1
             ended = await self._hold_session()
             if self._leaving:
                 return

@@ -29,10 +29,12 @@ from agent.bodies import Bodies
 from agent.capabilities import MIB, Machine
 from agent.config import AgentConfig
 from agent.engine_watch import REMOVAL_SECONDS, EngineWatch, Host
+from agent.exposition import render
 from agent.invocation import Report
 from agent.journal import Journal, Kept
 from agent.journal_watch import JournalWatch
 from agent.link import CONNECT_SECONDS, Link
+from agent.metrics import Metrics, families
 from agent.protocol import (
     Capabilities,
     CreditNotice,
@@ -111,6 +113,7 @@ class Node:
 
         usable = capacity(config.capacity, machine.cpu_count, machine.mem_size)
         self._permits = Permits(usable)
+        self._metrics = Metrics()
         self._capabilities = Capabilities(
             cpu_count=min(machine.cpu_count, usable.cpus), mem_size=min(machine.mem_size, usable.memory)
         )
@@ -175,6 +178,7 @@ class Node:
             self,
             http,
             vitals=self.vitals,
+            metrics=self._metrics,
             wall=self._wall,
             random=self._random,
         )
@@ -189,6 +193,7 @@ class Node:
             begin=self._begin_work,
             send=link.send,
             gave_back=self._engine.attempt_given_back,
+            metrics=self._metrics,
             monotonic=self._monotonic,
         )
         return link, assignments
@@ -281,6 +286,10 @@ class Node:
             loops=self.vitals.board(),
         )
 
+    def figures(self) -> bytes:
+        """Give its figures, as the text that Prometheus reads."""
+        return render(families(self.status(), self._metrics, self._host.engine_calls))
+
     def drain(self) -> None:
         """Finish what runs and begin nothing new, from now until the agent is started again."""
         if self.phase in {Phase.STARTING, Phase.READY}:
@@ -358,6 +367,7 @@ class Node:
     def opened(self, hello: DispatcherHello) -> None:
         """Go by the dispatcher's hello."""
         self._result_limit = hello.result_limit
+        self._metrics.sessions_begun += 1
         self._keep_ready(())  # what is wanted by now follows
         self._availability.clear("removed")
         self._log.info("session began", dispatcher=hello.version, keep=len(hello.keep), abandon=len(hello.abandon))

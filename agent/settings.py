@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ SECTIONS = frozenset(
         "journal",
         "limits",
         "log",
+        "metrics",
         "node",
         "queue",
         "server",
@@ -51,6 +53,8 @@ CREDENTIALS = "CREDENTIALS_DIRECTORY"
 NOT_SETTINGS = frozenset({"FERND_URL", "FERND_TOKEN"})
 """Variables with our prefix that belong to the client commands."""
 
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", re.ASCII)
+
 T = TypeVar("T", bound=Struct)
 
 
@@ -64,6 +68,18 @@ class SettingsError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """Take a place to listen at apart; the host without the brackets of an IPv6 address.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _LISTEN.fullmatch(listen)
+    if found is None or int(found[2]) > 65_535:
+        raise ValueError("listen: expected HOST:PORT, such as 127.0.0.1:7070")
+    return found[1].strip("[]"), int(found[2])
 
 
 class _Given(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agent.bodies import Bodies
 from agent.invocation import GaveBack, Ran, Report
 from agent.journal import Journal
+from agent.metrics import Metrics
 from agent.protocol import Credit, NodeMessage, Offer
 from agent.task_state import StopReason
 
@@ -53,6 +54,7 @@ class Workplace:
         spawn: Starts a task that is the node's to keep and to wait for.
         changed: Called with an attempt whose state changed.
         gave_back: Called with the reason when work ended without an outcome, before the dispatcher is told.
+        metrics: Counts what comes of attempts.
     """
 
     journal: Journal
@@ -63,4 +65,5 @@ class Workplace:
     spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]]
     changed: Callable[[Attempt], None]
     gave_back: Callable[[str], None]
+    metrics: Metrics
     monotonic: Callable[[], float] = time.monotonic

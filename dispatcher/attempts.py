@@ -245,7 +245,7 @@ class Attempts:
             log.info("outcome refused", task=lease.task, attempt=lease.attempt, node=node)
         if verdict is not Verdict.RECORDED:
             return
-        self._metrics.ran(message)
+        self._metrics.attempts.ran(message)
         if holding is not None and holding.revision.reuse:
             self._matching.node_warmed(node, holding.revision.key)
         self._end(lease.task, ended.state, ended.status, ended.error)

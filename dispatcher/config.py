@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
 from agent.logs import LogConfig
+from agent.settings import host_and_port
 
 KIB = 1024
 MIB = 1024 * 1024
-
-_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}", re.ASCII)
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
@@ -39,18 +37,17 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     stop_grace: Annotated[float, Meta(ge=0, le=3_600)] = 5
 
     def __post_init__(self) -> None:
-        if not _LISTEN.fullmatch(self.listen) or self.port > 65_535:
-            raise ValueError("listen: expected HOST:PORT, such as 127.0.0.1:7070")
+        host_and_port(self.listen)
 
     @property
     def host(self) -> str:
         """The host to listen on, without the brackets of an IPv6 address."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return host_and_port(self.listen)[0]
 
     @property
     def port(self) -> int:
         """The port to listen on."""
-        return int(self.listen.rpartition(":")[2])
+        return host_and_port(self.listen)[1]
 
 
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):

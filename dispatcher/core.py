@@ -140,6 +140,10 @@ class Core:
         assert self._loops is not None, "started"  # noqa: S101
         await asyncio.shield(self._loops)
 
+    def idle(self) -> dict[str, float]:
+        """Say of each loop how many seconds ago it made progress."""
+        return {"pump": self.queue.busy_seconds, **self.sweeper.idle()}
+
     def stalled(self) -> list[str]:
         """Name the loops that should have made progress by now, and did not."""
         return [*(["pump"] if self.queue.stalled else []), *self.sweeper.stalled()]

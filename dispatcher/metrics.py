@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from agent.exposition import PHASE_SECONDS, Family, Histogram, Sample, by, counter, gauge, histogram, of_process
-from agent.protocol import Outcome
+from agent.attempt_figures import AttemptFigures
+from agent.exposition import Family, Sample, by, counter, gauge, histogram, of_process
 
 if TYPE_CHECKING:
     from dispatcher.core import Core
@@ -25,36 +25,21 @@ class Metrics:
 
     Attributes:
         tasks_created: Tasks that were answered 201.
+        attempts: Attempts that ended with an outcome.
         attempts_lost: Attempts that a node or an engine lost.
         sessions_begun: Sessions of nodes, from their hello.
     """
 
     def __init__(self) -> None:
         self.tasks_created = 0
+        self.attempts = AttemptFigures("queued")
         self.attempts_lost = 0
         self.sessions_begun = 0
-        self._phases = {
-            phase: Histogram(PHASE_SECONDS) for phase in ("queued", "pulling", "starting", "running", "uploading")
-        }
-        self._starts = {"cold": 0, "warm": 0}
         self._sessions_ended: Counter[str] = Counter()
 
     def waited(self, milliseconds: float) -> None:
         """Count a task that is offered to a node after so long in the queue."""
-        self._phases["queued"].observe(max(0.0, milliseconds) / 1000)
-
-    def ran(self, outcome: Outcome) -> None:
-        """Count an attempt that ended with an outcome. Phases that it never was in do not count."""
-        self._starts["cold" if outcome.cold else "warm"] += 1
-        spans = outcome.spans
-        for phase, milliseconds in (
-            ("pulling", spans.pulling),
-            ("starting", spans.starting),
-            ("running", spans.running),
-            ("uploading", spans.uploading),
-        ):
-            if milliseconds > 0:
-                self._phases[phase].observe(milliseconds / 1000)
+        self.attempts.spent("queued", milliseconds)
 
     def session_ended(self, code: int) -> None:
         """Count a session that ended with a WebSocket close code."""
@@ -64,10 +49,7 @@ class Metrics:
         """Give what was counted."""
         yield counter("tasks_created_total", "Tasks created.", self.tasks_created)
         yield counter("attempts_lost_total", "Attempts that a node or its engine lost.", self.attempts_lost)
-        yield counter("task_starts_total", "Attempts that ended, by whether a container was started for them.",
-                      by("start", self._starts))  # fmt: skip
-        yield histogram("task_phase_seconds", "Time that tasks spent in each phase; queued: until they were offered.",
-                        by("phase", self._phases))  # fmt: skip
+        yield from self.attempts.families("task", "; queued: until they were offered")
         yield counter("sessions_begun_total", "Sessions of nodes that began.", self.sessions_begun)
         yield counter("sessions_ended_total", "Sessions of nodes that ended, by WebSocket close code.",
                       by("code", self._sessions_ended))  # fmt: skip
@@ -81,8 +63,7 @@ def families(core: Core, oldest_seconds: float | None) -> list[Family]:
     """
     calls = core.store.calls
     by_kind: list[Sample] = [({"kind": "read"}, calls.read.seconds), ({"kind": "write"}, calls.write.seconds)]
-    failed: list[Sample] = [({"kind": "read"}, calls.read.failures), ({"kind": "write"}, calls.write.failures)]
-    stalled = core.sweeper.stalled()
+    idle, stalled = core.idle(), core.stalled()
     return [
         *core.metrics.counted(),
         counter("tasks_ended_total", "Tasks ended, by error code; OK is an answer.", by("code", core.events.ended)),
@@ -95,7 +76,9 @@ def families(core: Core, oldest_seconds: float | None) -> list[Family]:
         gauge("callers_waiting", "Callers that wait for a result.", core.events.waiting),
         gauge("event_streams", "Streams of a task's events that are open.", core.events.watching),
         histogram("store_call_seconds", "Time that calls to the store took; writes until their commit.", by_kind),
-        counter("store_failures_total", "Calls to the store that found it away.", failed),
-        gauge("loops_stalled", "Control loops that made no progress for too long.", len(stalled) + core.queue.stalled),
+        counter("store_failures_total", "Calls to the store that found it away.", by("kind", calls.failures)),
+        gauge("loop_idle_seconds", "Time since a loop last made progress.", by("loop", idle)),
+        gauge("loop_stalled", "1 where a loop should have made progress by now, otherwise 0.",
+              by("loop", {loop: loop in stalled for loop in idle})),
         *of_process(core.version),
     ]  # fmt: skip

@@ -295,9 +295,14 @@ class Queue:
                 self._resting = False
 
     @property
+    def busy_seconds(self) -> float:
+        """For so long the pump has been busy with one batch; 0 while it rests."""
+        return 0.0 if self._busy_since is None else self._monotonic() - self._busy_since
+
+    @property
     def stalled(self) -> bool:
         """The pump should have got on by now, and did not."""
-        return self._busy_since is not None and self._monotonic() - self._busy_since > DUE_SECONDS
+        return self.busy_seconds > DUE_SECONDS
 
     def _match(self) -> None:
         """Match what waits with nodes that have room. Drafts are offered at once; `pump` claims what is in the store.

@@ -107,10 +107,14 @@ class Sweeper:
             ):
                 group.create_task(self._loop(name, seconds, sweep), name=f"sweep {name}")
 
+    def idle(self) -> dict[str, float]:
+        """Say of each sweep how many seconds ago it came round."""
+        now = self._monotonic()
+        return {f"sweep {name}": now - at for name, at in self._came_round.items()}
+
     def stalled(self) -> list[str]:
         """Name the sweeps that should have come round by now, and did not."""
-        now = self._monotonic()
-        return [f"sweep {name}" for name, at in self._came_round.items() if now - at > DUE_SECONDS]
+        return [name for name, seconds in self.idle().items() if seconds > DUE_SECONDS]
 
     async def _loop(self, name: str, seconds: float, sweep: Callable[[], Awaitable[None]]) -> None:
         while True:

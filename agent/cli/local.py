@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from agent.cli.agent_settings import config_option, data_dir_option, load_settin
 from agent.cli.errors import Failed, Unreachable
 from agent.cli.options import as_json_option
 from agent.cli.watching import show, watch_option
+
+_SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 WAIT_SECONDS = 0.5
 """Between two looks whether a drain is done."""
@@ -29,6 +33,20 @@ def status(ctx: click.Context, config: Path | None, data_dir: Path | None, watch
     """Show how the agent on this machine is: what it is, what runs, what is free. Works without a network."""
     directory = _data_dir(ctx, config, data_dir)
     show(lambda: _ask(directory, "status"), status_view.text, as_json=as_json, watch=watch)
+
+
+@click.command(epilog="Example: fernd agent metrics | grep fernd_node_spool")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def metrics(ctx: click.Context, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Print the figures of the agent on this machine, as the text that Prometheus reads. Works without a network."""
+    text = _ask(_data_dir(ctx, config, data_dir), "metrics")
+    if as_json:
+        render.document([_sample(*found.groups()) for found in _SAMPLE.finditer(text)])
+    else:
+        click.echo(text, nl=False)
 
 
 @click.command(epilog="Example: fernd agent drain --wait && systemctl stop fernd-agent")
@@ -73,6 +91,10 @@ def gc(ctx: click.Context, dry_run: bool, config: Path | None, data_dir: Path | 
         render.table(("kind", "name", "reason"), [(found["kind"], found["name"], found["reason"]) for found in orphans])
     else:
         click.echo("nothing to remove")
+
+
+def _sample(name: str, labels: str | None, value: str) -> dict[str, Any]:
+    return {"name": name, "labels": dict(_LABEL.findall(labels or "")), "value": float(value)}
 
 
 def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Path:

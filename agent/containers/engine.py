@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from agent.calls import Calls
 from agent.containers.engine_http import EngineHttp, address_of, segment
 from agent.containers.engine_log import Logged
 from agent.containers.engine_values import (
@@ -29,6 +30,7 @@ from agent.containers.engine_values import (
     Inspection,
     Listed,
     NotFound,
+    failure_of,
     inspection_of,
     seconds_of,
 )
@@ -83,11 +85,13 @@ class Engine:
     Attributes:
         in_doubt: Set when a call found that the engine does not answer, for whoever watches over it.
         live_restore: Containers go on while the engine is restarted.
+        call_figures: How long calls take, and how many fail.
     """
 
     def __init__(self) -> None:
         self.in_doubt = asyncio.Event()
         self.live_restore = False
+        self.call_figures = Calls(failure_of, "refused", "away")
         self._http: EngineHttp | None = None
         self._own_container = ""
 
@@ -99,7 +103,7 @@ class Engine:
         """
         address = address_of(os.environ)
         if self._http is None:
-            self._http = EngineHttp(address, self.in_doubt)
+            self._http = EngineHttp(address, self.in_doubt, self.call_figures)
         await self._http.ask_version(START_SECONDS)
         info = await self._call("GET", "/info")
         self.live_restore = bool(info.get("LiveRestoreEnabled"))

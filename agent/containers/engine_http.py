@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from agent.calls import Calls
 from agent.containers.engine_values import EngineError, EngineUnavailable, NotFound
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
@@ -49,13 +50,15 @@ class EngineHttp:
 
     Args:
         in_doubt: Set when a call finds that the engine does not answer.
+        calls: Counts them; those that go on until their answer begins.
     """
 
-    def __init__(self, address: str, in_doubt: asyncio.Event) -> None:
+    def __init__(self, address: str, in_doubt: asyncio.Event, calls: Calls) -> None:
         scheme, _, place = address.partition("://")
         self._path = "/" + place.lstrip("/") if scheme == "unix" else ""
         self._place = "engine" if self._path else place
         self._in_doubt = in_doubt
+        self._calls = calls
         self._version = ""
         self._turn = asyncio.Semaphore(CALLS)
         # `CALLS` is kept by ourselves, since a signal must not wait for its turn.
@@ -128,18 +131,19 @@ class EngineHttp:
             EngineUnavailable: It did not answer in time, or not at all.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_read=stall or None)
-        try:
-            async with asyncio.timeout(limit):
-                response = await self._session.request(
-                    method, self._url(path, query), headers=headers, allow_redirects=False, timeout=timeout
-                )
-                if response.status >= 300:
-                    raise _refusal(response.status, await response.read())
-        except EngineUnavailable:
-            self._in_doubt.set()
-            raise
-        except (aiohttp.ClientError, OSError) as error:  # a time-out is one too
-            raise self._away(error) from None
+        with self._calls.timed():
+            try:
+                async with asyncio.timeout(limit):
+                    response = await self._session.request(
+                        method, self._url(path, query), headers=headers, allow_redirects=False, timeout=timeout
+                    )
+                    if response.status >= 300:
+                        raise _refusal(response.status, await response.read())
+            except EngineUnavailable:
+                self._in_doubt.set()
+                raise
+            except (aiohttp.ClientError, OSError) as error:  # a time-out is one too
+                raise self._away(error) from None
         return response
 
     async def hijack(
@@ -151,23 +155,24 @@ class EngineHttp:
             EngineError: The engine refused.
             EngineUnavailable: It did not answer in time, or not at all.
         """
-        try:
-            async with asyncio.timeout(limit):
-                if self._path:
-                    reader, writer = await asyncio.open_unix_connection(self._path)
-                else:
-                    host, _, port = self._place.rpartition(":")
-                    reader, writer = await asyncio.open_connection(host, int(port))
-                try:
-                    await self._upgrade(reader, writer, path, query)
-                except BaseException:
-                    writer.transport.abort()
-                    raise
-        except EngineUnavailable:
-            self._in_doubt.set()
-            raise
-        except (OSError, EOFError, asyncio.LimitOverrunError, ValueError) as error:
-            raise self._away(error) from None
+        with self._calls.timed():
+            try:
+                async with asyncio.timeout(limit):
+                    if self._path:
+                        reader, writer = await asyncio.open_unix_connection(self._path)
+                    else:
+                        host, _, port = self._place.rpartition(":")
+                        reader, writer = await asyncio.open_connection(host, int(port))
+                    try:
+                        await self._upgrade(reader, writer, path, query)
+                    except BaseException:
+                        writer.transport.abort()
+                        raise
+            except EngineUnavailable:
+                self._in_doubt.set()
+                raise
+            except (OSError, EOFError, asyncio.LimitOverrunError, ValueError) as error:
+                raise self._away(error) from None
         return reader, writer
 
     async def _within(  # noqa: PLR0917 - a call as it is
@@ -179,16 +184,17 @@ class EngineHttp:
         query: Mapping[str, str] | None,
         content: object,
     ) -> bytes:
-        try:
-            async with asyncio.timeout(limit), turn:
-                return await self._answer(method, path, query, content)
-        except TimeoutError:
-            raise self._away(f"it said nothing for {limit:g} s") from None
-        except EngineUnavailable:
-            self._in_doubt.set()
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._away(error) from None
+        with self._calls.timed():
+            try:
+                async with asyncio.timeout(limit), turn:
+                    return await self._answer(method, path, query, content)
+            except TimeoutError:
+                raise self._away(f"it said nothing for {limit:g} s") from None
+            except EngineUnavailable:
+                self._in_doubt.set()
+                raise
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._away(error) from None
 
     async def _answer(self, method: str, path: str, query: Mapping[str, str] | None, content: object) -> bytes:
         body = content if content is None or isinstance(content, bytes) else msgspec.json.encode(content)

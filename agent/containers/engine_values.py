@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -30,6 +30,13 @@ class EngineError(Exception):
 
 class NotFound(EngineError):
     """There is no such container, image or network."""
+
+
+def failure_of(error: BaseException) -> Literal["refused", "away"] | None:
+    """Say which failure of a call an exception is. That something is not there is an answer."""
+    if isinstance(error, EngineUnavailable):
+        return "away"
+    return "refused" if isinstance(error, EngineError) and not isinstance(error, NotFound) else None
 
 
 class Facts(Struct, frozen=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from agent.calls import Calls
 from agent.config import ContainersConfig
 from agent.containers.adoption import FED_BYTES, Left, survey
 from agent.containers.canary import run_canary
@@ -259,6 +260,11 @@ class ContainerHost:
             except (EngineError, EngineUnavailable) as error:
                 log.warning("containers may be left behind", reason=str(error))
         await self.engine.close()
+
+    @property
+    def engine_calls(self) -> Calls:
+        """How long calls to the engine take, and how many fail."""
+        return self.engine.call_figures
 
     @property
     def in_doubt(self) -> asyncio.Event:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from agent.calls import Calls
 from agent.capabilities import Machine
 from agent.config import AgentConfig, CapacityConfig, JournalConfig, StopConfig
 from agent.containers.engine import EngineUnavailable
+from agent.containers.engine_values import failure_of
 from agent.invocation import GaveBack, Ran, Report
 from agent.journal import Journal
 from agent.node import Node, Phase
@@ -87,6 +89,7 @@ class Containers:
         """Tasks whose container an earlier run of the agent left."""
         self.orphans: list[Orphan] = []
         self.in_doubt = asyncio.Event()
+        self.engine_calls = Calls(failure_of, "refused", "away")
         self.kept_ready: list[str] = []
 
     async def start(self) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
-from agent import control
+from agent import control, metrics_port
 from agent.cli.main import fernd
 from agent.control_socket import SOCKET, Command, CommandFailed, NotRunning, ask
+from agent.exposition import CONTENT_TYPE
+from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
-from agent.protocol import CreditNotice, Decline, NodeHeartbeat, Offer, Outcome, OutcomeAck
+from agent.protocol import CreditNotice, Decline, GiveBack, NodeHeartbeat, Offer, Outcome, OutcomeAck, Spans
 from agent.status import Orphan
 from tests.contract.dispatcher_side import NODE_ID, Dispatcher
 from tests.contract.node_side import REVISION, Running, StartNode, answered, lease, ready
@@ -44,6 +50,16 @@ async def run(directory: Path, *arguments: str) -> Result:
     return await asyncio.to_thread(
         CliRunner().invoke, fernd, ["agent", arguments[0], "--data-dir", str(directory), *arguments[1:]]
     )
+
+
+async def figures(directory: Path) -> dict[tuple[str, str], float]:
+    """The figures of a node, by name without its beginning, and by the values of its labels."""
+    done = await run(directory, "metrics", "--json")
+    assert done.exit_code == 0, done.output
+    return {
+        (each["name"].removeprefix("fernd_"), "".join(each["labels"].values())): each["value"]
+        for each in json.loads(done.output)
+    }
 
 
 async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve, tmp_path: Path) -> None:
@@ -103,6 +119,48 @@ async def test_status_shows_what_runs(dispatcher: Dispatcher, start: StartNode, 
     assert found["roundTrip"] > 0
     assert "heartbeat" in {loop["name"] for loop in found["loops"]}
     assert "some words" in (await run(tmp_path, "status")).output
+
+
+async def test_figures_tell_what_was_done(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """What ran, what was taken and what not, the permits, the session and the loops, as Prometheus reads them."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    of = lease(1)
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    held = await figures(tmp_path)
+    assert (held["node_slots", "free"], held["node_slots", "held"]) == (2, 1)
+    assert (held["node_cpus", "held"], held["node_memory_bytes", "held"]) == (0.5, 100 * 1024 * 1024)
+    assert held["node_offers_total", "taken"] == 1
+    outcome = msgspec.structs.replace(answered(of).outcome, cold=True, spans=Spans(starting=200, running=3))
+    function.end(Ran(outcome, None))
+    await session.expect(Outcome)
+    await session.send(OutcomeAck(of, recorded=True), Offer(2, lease(2), REVISION))
+    (await running.function()).end(GaveBack("in words of its own", started=True))
+    await session.expect(GiveBack)
+    await session.send(Offer(3, lease(3), msgspec.structs.replace(REVISION, mem_size=100_000)))
+    await session.expect(Decline)
+    found = await figures(tmp_path)
+    assert {of: found[of] for of in found if of[0].endswith("_total") and "seconds" not in of[0]} == {
+        ("node_offers_total", "taken"): 2,
+        ("node_offers_total", "declined"): 1,
+        ("node_attempts_ended_total", "answered"): 1,
+        ("node_attempts_given_back_total", "other"): 1,
+        ("node_starts_total", "cold"): 1,
+        ("node_starts_total", "warm"): 0,
+        ("node_session_tries_total", ""): 1,
+        ("node_sessions_begun_total", ""): 1,
+        ("node_engine_failures_total", "refused"): 0,
+        ("node_engine_failures_total", "away"): 0,
+    }
+    assert (found["node_phase_seconds_count", "starting"], found["node_phase_seconds_sum", "starting"]) == (1, 0.2)
+    assert (found["node_phase_seconds_count", "pulling"], found["node_phase_seconds_count", "running"]) == (0, 1)
+    assert (found["node_available", ""], found["node_connected", ""], found["node_phase_info", "ready"]) == (1, 1, 1)
+    assert found["node_loop_idle_seconds", "heartbeat"] < 15
+    assert found["node_loop_stalled", "link"] == 0
 
 
 async def test_a_drained_node_stays_up_and_takes_nothing_new(
@@ -185,3 +243,22 @@ async def test_a_long_path_and_nonsense_do_no_harm(start: StartNode, tmp_path: P
         with pytest.raises(CommandFailed, match="not a command"):
             await ask(deep, Command("explode"))  # type: ignore[arg-type]
         assert (await ask(deep, Command("status")))["node"] == NODE_ID
+
+
+async def test_figures_over_a_port(start: StartNode, serve: Serve, tmp_path: Path) -> None:
+    """What the command prints, the port answers too; one that is taken keeps no node from working."""
+    running = start(urls=["http://127.0.0.1:1"])
+    await serve(running)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with metrics_port.serving("127.0.0.1", port, running.node.figures), aiohttp.ClientSession() as http:
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as response:
+            assert response.headers["Content-Type"] == CONTENT_TYPE
+            read = await response.text()
+        printed = (await run(tmp_path, "metrics")).output
+        assert re.findall("^# TYPE (.*)$", read, re.MULTILINE) == re.findall("^# TYPE (.*)$", printed, re.MULTILINE)
+        with capture_logs() as logged:
+            async with metrics_port.serving("127.0.0.1", port, running.node.figures):
+                pass
+        assert [entry["log_level"] for entry in logged] == ["error"]

@@ -285,7 +285,7 @@ async def test_health_and_figures_need_no_token(api: Api, node: Node) -> None:
         "fernd_nodes_available": "1",
         "fernd_sessions_begun_total": "1",
         'fernd_store_failures_total{kind="write"}': "0",
-        "fernd_loops_stalled": "0",
+        'fernd_loop_stalled{loop="pump"}': "0",
     }
     assert {name: figures.get(name) for name in expected} == expected
     assert int(figures['fernd_store_call_seconds_count{kind="write"}']) > 0
