@@ -36,8 +36,8 @@ class Left(Struct, frozen=True):
 async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Left:
     """Look which containers of this node can be taken up.
 
-    Only marked ones can: see `Marks`. A job that has ended did so by itself only if the engine did not end
-    meanwhile, or lets containers live when it does. A privileged server, or one of another OCI runtime than is
+    Only marked ones can: see `Marks`. A job that has ended did so by itself, and left all its output, only if the
+    engine saw it end. A privileged server, or one of another OCI runtime than is
     wanted now, is not kept: what the operator allows may have changed.
 
     Args:
@@ -55,6 +55,7 @@ async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Le
         try:
             found = await engine.inspect(listed.id)
             remembered = await engine.remembers(found.id)
+            sound = found.running or (found.started > 0 and await engine.saw_end(found.id))
         except NotFound:
             continue
         except EngineError as error:
@@ -64,7 +65,7 @@ async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Le
         if attempt is None:
             if found.running and not found.privileged and runtime in {"", found.runtime}:
                 left.warm.append(found)
-        elif found.running or (found.started and (remembered or engine.live_restore)):
+        elif sound:
             left.jobs[attempt] = found
             if remembered:
                 kept.add(attempt)

@@ -15,7 +15,7 @@ from agent.containers.oom import OomCounter
 from agent.containers.output import Stream
 from agent.containers.reach import Door
 from agent.containers.spec import ContainerSpec
-from agent.containers.streams import Attached, FromLog, OutputLost, Source
+from agent.containers.streams import Attached, FromLog, Heard, OutputLost, Source
 
 log = structlog.get_logger()
 
@@ -103,6 +103,7 @@ class Container:
         self._listener: asyncio.Task[None] | None = None
         self._wrote_at: float | None = None
         self._settled = False
+        self._heard = Heard()
 
     def listen(self, attachment: Attachment, when_ended: Callable[[Container], None]) -> None:
         """Read the streams from now on, and notice the end."""
@@ -168,6 +169,7 @@ class Container:
             self.connections.close()
         if self.door is not None:
             self.door.close()
+        self.oom.close()
 
     def _listen_to(self, source: Source | None, when_ended: Callable[[Container], None]) -> None:
         self._listener = asyncio.create_task(self._listen(source, when_ended), name=f"listen {self.name}")
@@ -201,6 +203,9 @@ class Container:
             if source is not None:
                 self.in_sight.set()
             whole = job and source is not None and not self.last.running
+        if self._heard.lacks:
+            log.warning("output lost", container=self.name, reason="the log is shorter than what was heard")
+            self.lost = True
         self.ended.set()
         self.in_sight.set()
         for tell in list(self.when_over):
@@ -212,6 +217,8 @@ class Container:
             while output := await source.read():
                 self._wrote_at = self._monotonic()
                 for stream, payload in output:
+                    if self.spec.mode == "job" and stream == "stdout":
+                        self._heard.feed(payload)
                     for sink in self._sinks:
                         await sink(stream, payload)
         except (OSError, EngineUnavailable) as error:
@@ -261,6 +268,7 @@ class Container:
         try:
             if self.spec.mode == "job":
                 logged = FromLog(await self._engine.logged(self.name, follow), complete=not follow)
+                self._heard.start_over()
                 if self._start_over is not None:
                     await self._start_over()
                 return logged

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -61,6 +61,9 @@ SIGNAL_SECONDS = 5.0
 
 STALL_SECONDS = 60.0
 """A pull that says nothing for so long is given up."""
+
+NOTED_SECONDS = 0.2
+"""Of the end of a container the engine keeps a note so much later at most."""
 
 
 class Attachment:
@@ -277,16 +280,41 @@ class Engine:
         None where the engine does not remember the container's start: it was restarted since, or has
         forgotten it, for it keeps its last 256 events only.
         """
-        # Until now by the engine's clock: a moment that has not come for it would be waited for.
-        until = f"{await self.now():.3f}"
-        asked = {"since": "1", "until": until, **_filters(container=[container], event=["start", "kill"])}
-        lines = await self._given.lines("GET", "/events", asked, limit=CALL_SECONDS)
-        seen = [event["Action"] for event in lines]
+        seen = await self._seen(container, "start", "kill")
         return seen.count("kill") if "start" in seen else None
 
     async def remembers(self, container: str) -> bool:
         """Say whether the engine that answers now has surely been there since a container was started."""
         return await self.signals(container) is not None
+
+    async def saw_end(self, container: str) -> bool:
+        """Say whether the engine that answers now was there when a container ended, and so kept all that it wrote."""
+        if "die" in await self._seen(container, "die"):
+            return True
+        await asyncio.sleep(NOTED_SECONDS)
+        return "die" in await self._seen(container, "die")
+
+    @contextlib.asynccontextmanager
+    async def anew(self) -> AsyncIterator[Engine]:
+        """Speak to the engine over new connections for a while.
+
+        Raises:
+            EngineUnavailable: It takes none.
+        """
+        engine = Engine()
+        try:
+            await engine.connect()
+            yield engine
+        finally:
+            await engine.close()
+
+    async def _seen(self, container: str, *events: str) -> list[str]:
+        """List what the engine remembers to have seen of a container."""
+        # Until now by the engine's clock: a moment that has not come for it would be waited for.
+        until = f"{await self.now():.3f}"
+        asked = {"since": "1", "until": until, **_filters(container=[container], event=list(events))}
+        lines = await self._given.lines("GET", "/events", asked, limit=CALL_SECONDS)
+        return [event["Action"] for event in lines]
 
     # networks
 

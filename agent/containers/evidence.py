@@ -25,7 +25,7 @@ from agent.protocol import Ending
 log = structlog.get_logger()
 
 OOM_FLAG_SECONDS = 0.3
-"""The engine learns of an end and of the lack of memory by two ways; the second may be so much later."""
+"""An end and a lack of memory are learned of by two ways, by the engine and by us; the second may be so much later."""
 
 LAST_BREATH_SECONDS = 0.5
 """An engine that stops its containers because it ends does not answer any more after so long."""
@@ -59,15 +59,14 @@ async def death_of(engine: Engine, container: Container, patience: float) -> Dea
         EngineUnavailable: The engine stayed away, and nothing is known; or its own end may be what ended the
             container.
     """
-    # Before all else: the count goes when the container goes.
-    kills = await container.oom.kills()
+    kills = container.oom.kills()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             await container.ended.wait()
     # An engine that is away has most likely to do with it, and says so when it is back.
     await container.in_sight.wait()
     if not container.ended.is_set():
-        kills = await container.oom.kills() or kills
+        kills = container.oom.kills() or kills
         return Death("oom", "a process of the function was killed for lack of memory") if kills else None
     await certain_of(engine, container)
     if container.last is None:
@@ -87,21 +86,30 @@ async def certain_of(engine: Engine, container: Container) -> None:
 
     An engine that ends stops its containers first, unless it is set to let them live; some of them even end
     with code 0 then. One that remembers the container's start was not restarted, and merely did not answer.
+    Of a job that ended while there was no engine what it wrote last is lost, whatever its exit code says.
 
     Raises:
         EngineUnavailable: That is not certain.
     """
     if container.lost:
         raise EngineUnavailable("what the container did is not known")
-    if container.last is None or engine.live_restore:
+    if container.last is None:
         return
+    job = container.spec.mode == "job"
     try:
+        if job and container.disturbed and not await engine.saw_end(container.last.id):
+            raise EngineUnavailable("the job ended while no engine kept what it wrote")
+        if engine.live_restore:
+            return
         signals = await engine.signals(container.last.id)
         if signals is None and container.disturbed:
             raise EngineUnavailable("the engine was restarted while the container ran")
         if (signals or 0) > container.signals:
             await asyncio.sleep(LAST_BREATH_SECONDS)
-            await engine.signals(container.last.id)
+            # It may go on answering on connections that it has, and takes no new ones.
+            async with engine.anew() as asked:
+                if not await asked.remembers(container.last.id):
+                    raise EngineUnavailable("the engine was restarted while the container ran")
     except EngineError as error:
         raise EngineUnavailable(error.message) from None
 
@@ -124,7 +132,7 @@ async def _lacked_memory(engine: Engine, container: Container) -> bool:
         return False
     await asyncio.sleep(OOM_FLAG_SECONDS)
     try:
-        return (await engine.inspect(container.name)).oom_killed
+        return bool(container.oom.kills()) or (await engine.inspect(container.name)).oom_killed
     except (EngineError, EngineUnavailable) as error:
         log.info("end not looked at again", container=container.name, reason=str(error))
         return False

@@ -365,6 +365,7 @@ class ContainerHost:
             memory=revision.mem_size or min(revision.memory, self._memory_budget),
             privileged=revision.privileged,
             attempt=attempt,
+            grace=min(revision.grace, self.config.stop_grace_max),
         )
 
     async def _probe_privileged(self) -> bool:

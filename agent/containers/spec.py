@@ -7,6 +7,7 @@ Here stands every wall around a function: what it may use, see and do. Nothing h
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,6 +70,7 @@ class ContainerSpec(Struct, frozen=True):
         memory: MiB.
         privileged: All three yeses were given: see `may_be_privileged`.
         attempt: Of a job: the attempt that it is for, as in `attempt_label`.
+        grace: Seconds that the engine gives it where it is the engine that stops it.
     """
 
     image: str
@@ -87,6 +89,7 @@ class ContainerSpec(Struct, frozen=True):
     memory: int = 256
     privileged: bool = False
     attempt: str = ""
+    grace: float = 5.0
 
 
 def attempt_label(lease: Lease) -> str:
@@ -151,6 +154,8 @@ def arguments(spec: ContainerSpec, traits: EngineTraits) -> dict[str, Any]:
         "StdinOnce": job,
         # A health check of the image would cost CPU and tell us nothing: the request itself tells.
         "Healthcheck": {"Test": ["NONE"]},
+        # An engine that ends waits so long for each, and one that is paused hears no signal.
+        "StopTimeout": math.ceil(spec.grace),
         "HostConfig": _host_config(spec, traits),
     }
     if spec.command:

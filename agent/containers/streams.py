@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 from agent.containers.engine import Attachment, Logged
@@ -87,6 +88,45 @@ class FromLog:
     async def close(self) -> None:
         """Let go of the log."""
         await self._logged.close()
+
+
+class Heard:
+    """PURE. Holds what a job's log says against what was heard of its standard output before.
+
+    An engine that is killed takes with it what it had read of a pipe and not yet written to the log.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._hash = hashlib.blake2b()
+        self._before = 0
+        self._hash_before = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            OutputLost: They are not those that were heard before.
+        """
+        rest = self._before - self._size
+        if 0 < rest <= len(piece):
+            hashed = self._hash.copy()
+            hashed.update(piece[:rest])
+            if hashed.digest() != self._hash_before:
+                raise OutputLost("the log lacks what was heard before")
+        self._hash.update(piece)
+        self._size += len(piece)
+
+    def start_over(self) -> None:
+        """Expect all from the beginning."""
+        if self._size > self._before:
+            self._before, self._hash_before = self._size, self._hash.digest()
+        self._size, self._hash = 0, hashlib.blake2b()
+
+    @property
+    def lacks(self) -> bool:
+        """Less came than was heard before."""
+        return self._size < self._before
 
 
 class LoggedLines:

@@ -22,9 +22,14 @@ async def pieces_of(body: bytes | Path) -> AsyncGenerator[bytes, None]:
         for at in range(0, len(body), PIECE):
             yield body[at : at + PIECE]
         return
-    file = await asyncio.to_thread(body.open, "rb")
-    try:
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            yield piece
-    finally:
-        await asyncio.to_thread(file.close)
+    at = 0
+    while piece := await asyncio.to_thread(_piece, body, at):
+        at += len(piece)
+        yield piece
+
+
+def _piece(file: Path, at: int) -> bytes:
+    # Opened for each piece: whoever stops reading, or is cancelled while the file is being opened, leaves none open.
+    with file.open("rb") as opened:
+        opened.seek(at)
+        return opened.read(PIECE)

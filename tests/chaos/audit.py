@@ -43,6 +43,8 @@ async def audit(world: World, *, answers: bool = True) -> None:
     """
     tally, client = world.tally, world.client
     await client.all_results()
+    if world.witness is not None:
+        await asyncio.to_thread(world.witness.tell, world.executions)
     problems = []
     for entry in client.ledger:
         problems += await _judge(world, entry, answers=answers)
@@ -72,8 +74,8 @@ async def _judge(world: World, entry: Entry, *, answers: bool) -> list[str]:
     elif status == 200:
         if not entry.is_right(answer) or task["progress"] != 100:
             world.tally.lost += 1
-            problems.append(f"{entry.id}: a wrong answer, {task}")
-        elif not entry.silent and not world.unheard and answer["nonce"] not in {run.nonce for run in runs}:
+            problems.append(f"{entry.id}: a wrong answer {str(answer)[:500]!r}, {task}")
+        elif not entry.silent and answer["nonce"] not in {run.nonce for run in runs}:
             problems.append(f"{entry.id}: answered, and nobody saw it run: the tap is blind")
     elif task["error"] != "NODE_LOST" or (answers and not entry.runs_once):
         world.tally.lost += 1

@@ -9,11 +9,11 @@ import os
 import random
 from collections.abc import Iterator
 
-import docker
 import pytest
 
 from tests.chaos.tally import ROUNDS, Tally
-from tests.chaos.workload import IMAGE, build_image
+from tests.chaos.workload import FUNCTION
+from tests.images import built
 
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
 
@@ -37,8 +37,5 @@ def tally() -> Tally:
 @pytest.fixture(scope="session")
 def image() -> Iterator[str]:
     """The function's image on the system's engine."""
-    build_image()
-    yield IMAGE
-    client = docker.from_env()
-    client.images.remove(IMAGE, force=True)
-    client.close()
+    with built("chaos", "function.py", FUNCTION) as image:
+        yield image

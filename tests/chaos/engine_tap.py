@@ -60,6 +60,12 @@ class Executions:
             self.seen[execution.nonce] = execution
             self._changed.set()
 
+    def read(self, text: bytes, agent: str) -> None:
+        """Count the runs that functions tell of."""
+        for found in RAN.finditer(text):
+            task, attempt, nonce = (group.decode() for group in found.groups())
+            self.add(Execution(task, int(attempt), nonce, time.monotonic(), agent))
+
     async def ran(self, task: str, times: int = 1, seconds: float = 60.0) -> Execution:
         """Wait until a task has run so often, and give the last run."""
         async with asyncio.timeout(seconds):
@@ -169,9 +175,7 @@ class EngineTap:
         listens = True
         while piece := await far.read(PIECE):
             text = tail + piece  # of an attached stream, or of a log that is read later
-            for found in RAN.finditer(text):
-                task, attempt, nonce = (group.decode() for group in found.groups())
-                self._executions.add(Execution(task, int(attempt), nonce, time.monotonic(), self._agent))
+            self._executions.read(text, self._agent)
             tail = text[-RAN_BYTES:]
             if listens:
                 try:

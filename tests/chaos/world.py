@@ -19,6 +19,7 @@ from tests.chaos.engine_tap import EngineTap, Executions
 from tests.chaos.programs import Agent, Dispatcher, Line, Program
 from tests.chaos.relay import Relay
 from tests.chaos.tally import Tally
+from tests.chaos.witness import Witness
 from tests.chaos.workload import Client
 
 SYSTEM_ENGINE = "/var/run/docker.sock"
@@ -39,7 +40,7 @@ class World:
 
     Attributes:
         expected: Says of a line at level error that the scenario provokes it.
-        unheard: Functions run while no engine reads what they write, so that some runs are not seen.
+        witness: Sees functions run while no engine reads what they write.
     """
 
     directory: Path
@@ -51,7 +52,7 @@ class World:
     executions: Executions = field(default_factory=Executions)
     places: list[Place] = field(default_factory=list)
     expected: Callable[[Line], bool] = lambda _: False
-    unheard: bool = False
+    witness: Witness | None = None
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _sockets: Path = Path()
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)

@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.images import built
 from tests.e2e.up import SECONDS, Up
+from tests.images import built
 
 pytestmark = pytest.mark.engine
 
-IMAGE = "fernd-test-cli:latest"
 ECHO = """
 import os, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -51,8 +50,8 @@ HTTPServer(("", int(os.environ["PORT"])), Echo).serve_forever()
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """A function that answers with its input, and does what the query string says."""
-    with built(IMAGE, "echo.py", ECHO):
-        yield IMAGE
+    with built("cli", "echo.py", ECHO) as image:
+        yield image
 
 
 @pytest.fixture
@@ -298,9 +297,9 @@ def test_ctrl_c_cancels(fernd: Fernd, echo: str) -> None:
     assert fernd.json("task", "show", task_id)["state"] == "cancelled"
 
 
-def test_tasks(fernd: Fernd, echo: str) -> None:
+def test_tasks(fernd: Fernd, echo: str, image: str) -> None:
     """Tasks are listed by function, state and page, shown, read back, and cancelled."""
-    fernd("function", "create", "counted", "--image", IMAGE)
+    fernd("function", "create", "counted", "--image", image)
     ids = [fernd.json("invoke", "counted", "-b", str(n), "-q", f"say={n}")["id"] for n in range(3)]
     newest_first = list(reversed(ids))
     assert [task["id"] for task in fernd.json("task", "list", "--function", "counted")] == newest_first

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from tests.e2e.browser import CHROMIUM, Page, browser
-from tests.e2e.images import built
 from tests.e2e.up import Up
+from tests.images import built, reference
 
 pytestmark = [
     pytest.mark.engine,
@@ -28,7 +28,7 @@ pytestmark = [
 
 AXE = Path(".cache/axe/axe_playwright_python/axe.min.js")
 PICTURES = Path("var/dashboard")
-IMAGE = "fernd-test-dashboard:latest"
+IMAGE = reference("dashboard")
 
 STEPS = """
 import json, os, sys, time
@@ -59,7 +59,7 @@ LOOKS = {"light": (1280, 900, "light"), "dark": (1280, 900, "dark"), "narrow": (
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with built(IMAGE, "steps.py", STEPS):
+    with built("dashboard", "steps.py", STEPS):
         up = Up(tmp_path_factory.mktemp("up") / "d")
         yield up
         assert up.stop() == 0

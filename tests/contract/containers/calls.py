@@ -15,11 +15,12 @@ from agent.containers.host import ContainerHost
 from agent.containers.output import Stream
 from agent.invocation import GaveBack, Invocation, Ran
 from agent.protocol import Headers, Lease, Offer, Phase, Revision
+from tests.images import reference
 
-IMAGE = "fernd-test-misbehave:latest"
-ENTRYPOINT_IMAGE = "fernd-test-entrypoint:latest"
-NO_COMMAND_IMAGE = "fernd-test-no-command:latest"
-WRONG_COMMAND_IMAGE = "fernd-test-wrong-command:latest"
+IMAGE = reference("misbehave")
+ENTRYPOINT_IMAGE = reference("entrypoint")
+NO_COMMAND_IMAGE = reference("no-command")
+WRONG_COMMAND_IMAGE = reference("wrong-command")
 RESULT_LIMIT = 4 * 1024 * 1024
 
 _numbers = itertools.count(1)

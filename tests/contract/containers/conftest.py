@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tests.contract.containers.calls import (
     Caller,
     running_host,
 )
+from tests.images import BASE, build, remove
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,38 +33,21 @@ def client() -> Iterator[docker.APIClient]:
 
 
 @pytest.fixture(scope="session")
-def images(client: docker.APIClient) -> None:
-    base = subprocess.run(
-        [ROOT / "deploy" / "base-image.sh"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    copied = f"FROM {base}\nCOPY misbehave.py /misbehave.py\n"
-    _build(client, IMAGE, copied + 'CMD ["/usr/bin/python3", "/misbehave.py"]\n')
-    _build(client, NO_COMMAND_IMAGE, copied + "ENTRYPOINT []\nCMD []\n")
-    _build(client, WRONG_COMMAND_IMAGE, copied + 'ENTRYPOINT []\nCMD ["/no/such/program"]\n')
-    _build(
-        client,
-        ENTRYPOINT_IMAGE,
-        copied + 'VOLUME /data\nUSER 1234:1234\nENTRYPOINT ["/usr/bin/python3"]\nCMD ["/misbehave.py"]\n',
-    )
-
-
-def _build(client: docker.APIClient, tag: str, dockerfile: str) -> None:
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, content in [
-            ("Dockerfile", dockerfile.encode()),
-            ("misbehave.py", (Path(__file__).parent / "misbehave.py").read_bytes()),
-        ]:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    context.seek(0)
-    errors = [
-        line["error"]
-        for line in client.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True)
-        if "error" in line
-    ]
-    assert not errors, errors
+def images(client: docker.APIClient) -> Iterator[None]:
+    subprocess.run([ROOT / "deploy" / "base-image.sh"], check=True, capture_output=True)
+    misbehave = {"misbehave.py": (Path(__file__).parent / "misbehave.py").read_text()}
+    copied = f"FROM {BASE}\nCOPY misbehave.py /misbehave.py\n"
+    made = {
+        IMAGE: 'CMD ["/usr/bin/python3", "/misbehave.py"]\n',
+        NO_COMMAND_IMAGE: "ENTRYPOINT []\nCMD []\n",
+        WRONG_COMMAND_IMAGE: 'ENTRYPOINT []\nCMD ["/no/such/program"]\n',
+        ENTRYPOINT_IMAGE: 'VOLUME /data\nUSER 1234:1234\nENTRYPOINT ["/usr/bin/python3"]\nCMD ["/misbehave.py"]\n',
+    }
+    for image, more in made.items():
+        build(client, image, copied + more, misbehave)
+    yield
+    for image in made:
+        remove(client, image)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -7,12 +7,13 @@ no images but the ones that it was given, and no networks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
 import socket
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from agent.containers.engine import (
@@ -173,6 +174,13 @@ class FakeEngine(Engine):
 
     async def volumes(self, label: str) -> list[Listed]:
         return []
+
+    @contextlib.asynccontextmanager
+    async def anew(self) -> AsyncIterator[Engine]:
+        yield self
+
+    async def saw_end(self, container: str) -> bool:
+        return not next(fake for fake in self._all.values() if fake.id == container).running
 
     async def signals(self, container: str) -> int | None:
         return next(fake.signals for fake in self._all.values() if fake.id == container)

@@ -102,6 +102,7 @@ async def test_signals_end_a_container(engine: Engine, node: str) -> None:
     await engine.start(container)
     await attachment.reader.readexactly(8)
     assert await engine.signals(made) == 0
+    assert not await engine.saw_end(made)
     await engine.kill(container, "SIGTERM")
     assert (await ended(engine, container)).exit_code == 9
     assert await engine.signals(made) == 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import socket
 import subprocess
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -49,8 +52,8 @@ def node_id() -> str:
 @pytest.mark.parametrize("way", ["namespace", "bridge", "published"])
 async def test_every_way_reaches_a_function(way: str, node_id: str, tmp_path: Path, client: docker.APIClient) -> None:
     """Each way reaches a function, cold and warm, also one that listens late, and leaves nothing behind."""
-    before = rules()
     async with running_host(node_id=node_id, reach=way) as host:
+        bridges = {host._networks.bridge(kind) for kind in ("closed", "published", "internet")}
         call = Caller(host, tmp_path)
         tested = revision(env={"START": "late:0.3"})
         first, second = await call(tested, "a=b"), await call(tested, "a=c")
@@ -64,7 +67,7 @@ async def test_every_way_reaches_a_function(way: str, node_id: str, tmp_path: Pa
         job = (await call(revision(mode="job"), "do=count", b"in")).outcome
         assert job.body == b"::progress::99\n2\n"
     assert mine(client, node_id) == []
-    assert rules() == before
+    assert not [bridge for bridge in bridges if bridge in rules()]
 
 
 async def test_the_walls_from_within(tmp_path: Path) -> None:
@@ -82,12 +85,13 @@ async def test_the_walls_from_within(tmp_path: Path) -> None:
 
 
 async def test_volumes_of_images_stay_in_memory(tmp_path: Path, client: docker.APIClient) -> None:
-    """An image that declares a volume leaves none on the disk."""
-    before = client.volumes()["Volumes"]
+    """An image that declares a volume leaves none on the disk: its container has memory there, and no volume at all."""
     async with running_host() as host:
-        await Caller(host, tmp_path)(revision(image=ENTRYPOINT_IMAGE), "do=look")
-        assert client.volumes()["Volumes"] == before
-    assert client.volumes()["Volumes"] == before
+        call, tested = Caller(host, tmp_path), revision(image=ENTRYPOINT_IMAGE)
+        await call(tested, "do=look")
+        [name] = await call.containers_of(tested)
+        mounts = client.inspect_container(name)["Mounts"]
+        assert [mount for mount in mounts if mount["Type"] != "tmpfs"] == []
 
 
 async def test_two_hosts_share_an_engine(tmp_path: Path) -> None:
@@ -126,11 +130,11 @@ async def test_what_a_crash_left_is_removed(node_id: str, client: docker.APIClie
 
 async def test_privileged_is_probed(node_id: str, client: docker.APIClient) -> None:
     """Whether a privileged container can run is what the engine does, and asking leaves nothing behind."""
-    before = {image["Id"] for image in client.images(all=True)}
+    tag = f"fernd-probe:{hashlib.sha256(node_id.encode()).hexdigest()[:12]}"
     async with running_host(node_id=node_id, privileged_images=["trusted/*"]) as host:
         can = await host.can_run_privileged()
         assert mine(client, node_id) == []
-    assert {image["Id"] for image in client.images(all=True)} == before
+    assert client.images(name=tag) == []
     assert can is _engine_runs_privileged(client)
     async with running_host() as host:
         assert await host.can_run_privileged() is False  # the operator allows no image
@@ -172,12 +176,13 @@ def lan() -> Iterator[list[str]]:
     """Machines of a private network that this host is connected to, one of them at the metadata address.
 
     They are one network namespace with listeners on port 8099. Gives their addresses and the host's own there.
+    The addresses are outside of what the engine takes for its networks. There is one such network on a machine:
+    another run of the tests waits, and takes away what a killed one left.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    name = f"fernd-{uuid.uuid4().hex[:6]}"
-    outside, inside = f"{name}o"[:15], f"{name}i"[:15]
-    addresses = ["10.213.7.2", "172.30.213.2", "192.168.213.2", "169.254.169.254"]
+    name, outside, inside = "fernd-test-lan", "fernd-lan-out", "fernd-lan-in"
+    addresses = ["10.213.7.2", "172.16.213.2", "192.168.255.2", "169.254.169.254"]
     commands = [
         f"ip netns add {name}",
         f"ip link add {outside} type veth peer name {inside}",
@@ -191,20 +196,27 @@ def lan() -> Iterator[list[str]]:
         *(f"ip route add {address}/32 dev {outside} via {addresses[0]}" for address in addresses[1:]),
     ]
     script = "import socket,time\ns=socket.create_server(('',8099))\nprint(flush=True)\ntime.sleep(600)"
-    listener = None
-    try:
-        for command in commands:
-            subprocess.run(command.split(), check=True, capture_output=True)
-        listener = subprocess.Popen(["ip", "netns", "exec", name, "python3", "-c", script], stdout=subprocess.PIPE)
-        assert listener.stdout is not None
-        listener.stdout.readline()
-        yield addresses
-    finally:
-        if listener is not None:
-            listener.kill()
-            listener.communicate()
+
+    def take_away() -> None:
         subprocess.run(["ip", "link", "del", outside], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+    listener = None
+    with Path(tempfile.gettempdir(), f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_away()
+        try:
+            for command in commands:
+                subprocess.run(command.split(), check=True, capture_output=True)
+            listener = subprocess.Popen(["ip", "netns", "exec", name, "python3", "-c", script], stdout=subprocess.PIPE)
+            assert listener.stdout is not None
+            listener.stdout.readline()
+            yield addresses
+        finally:
+            if listener is not None:
+                listener.kill()
+                listener.communicate()
+            take_away()
 
 
 @contextlib.asynccontextmanager
@@ -233,7 +245,7 @@ async def test_no_private_address_from_the_internet_network(
     async with running_host(node_id=node_id, allow_internet=True, reach=way) as host, listening_here() as port:
         assert host.internet
         tested, call = revision(network="internet", timeout=20), Caller(host, tmp_path)
-        [network] = [each["Name"] for each in client.networks() if each["Name"].endswith("-internet")]
+        network = host._networks.name("internet")
         targets = [f"{address}:8099" for address in lan]
         targets += [f"{address}:{port}" for address in own_addresses(client, network)]
         reached = {}
@@ -297,9 +309,15 @@ async def test_rules_are_put_once(node_id: str) -> None:
     """A host that starts again after a crash finds its network and rules there, and changes nothing."""
     first = running_host(node_id=node_id, allow_internet=True)
     await first.host.start()
-    before = rules()
+    bridge = first.host._networks.bridge("internet")
+
+    def ours() -> list[str]:
+        return sorted(line for line in rules().splitlines() if bridge in line)
+
+    before = ours()
+    assert before
     async with running_host(node_id=node_id, allow_internet=True):
-        assert sorted(rules().splitlines()) == sorted(before.splitlines())
+        assert ours() == before
     await first.host.stop()
 
 

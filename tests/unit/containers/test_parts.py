@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import struct
@@ -124,7 +125,7 @@ CONTAINER = "ab" * 32
 async def test_the_kernels_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, file: str, content: str
 ) -> None:
-    """Kills are counted with both versions of control groups, from a baseline, and unknown where the file is gone."""
+    """Kills are counted with both versions of control groups, from a baseline; what was seen last stands."""
     monkeypatch.setattr(oom, "PROC", tmp_path / "proc")
     monkeypatch.setattr(oom, "CGROUP", tmp_path / "cgroup")
     (tmp_path / "proc" / "7").mkdir(parents=True)
@@ -133,15 +134,56 @@ async def test_the_kernels_count(
     counter_file.parent.mkdir(parents=True)
     counter_file.write_text(content)
     counter = await OomCounter.of(CONTAINER, 7)
-    assert await counter.kills() == 3
+    assert counter.kills() == 3
     counter.forget()
-    assert await counter.kills() == 0
+    assert counter.kills() == 0
     counter_file.write_text(content.replace("oom_kill 3", "oom_kill 4"))
-    assert await counter.kills() == 1
+    assert counter.kills() == 1
     counter_file.unlink()
-    assert await counter.kills() is None
-    assert await (await OomCounter.of("cd" * 32, 7)).kills() is None
-    assert await (await OomCounter.of(CONTAINER, 8)).kills() is None
+    assert counter.kills() == 1
+    assert (await OomCounter.of("cd" * 32, 7)).kills() is None
+    assert (await OomCounter.of(CONTAINER, 8)).kills() is None
+    counter.close()
+
+
+@pytest.mark.parametrize(("tellings", "expected"), [(1, 0), (2, 1), (3, 1)])
+async def test_what_the_kernel_told_outlives_its_count(tmp_path: Path, tellings: int, expected: int) -> None:
+    """One telling is of the removal of the control group; any other is of a lack of memory."""
+    file = tmp_path / "memory.oom_control"
+    file.write_text("oom_kill 4\n")
+    told = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    counter = OomCounter(file, told)
+    counter.forget()  # of an earlier task
+    file.unlink()
+    assert counter.kills() == 0
+    os.eventfd_write(told, tellings)
+    assert counter.kills() == expected
+    counter.close()
+    assert counter.kills() == expected
+
+
+async def test_the_kernels_count_is_read_when_the_first_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel tells nobody, nobody has to ask in time all the same."""
+    process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+    monkeypatch.setattr(oom, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(oom, "CGROUP", tmp_path / "cgroup")
+    (tmp_path / "proc" / str(process.pid)).mkdir(parents=True)
+    (tmp_path / "proc" / str(process.pid) / "cgroup").write_text(f"0::/docker/{CONTAINER}\n")
+    file = tmp_path / "cgroup" / "docker" / CONTAINER / "memory.events"
+    file.parent.mkdir(parents=True)
+    file.write_text("oom_kill 0\n")
+    counter = await OomCounter.of(CONTAINER, process.pid)
+    file.write_text("oom_kill 1\n")
+    assert process.stdin is not None
+    process.stdin.close()
+    await process.wait()
+    async with asyncio.timeout(5):
+        while counter._process is not None:
+            await asyncio.sleep(0.01)
+    file.unlink()
+    assert counter.kills() == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.containers.streams import PART, LoggedLines, OutputLost
+from agent.containers.streams import PART, Heard, LoggedLines, OutputLost
 
 
 def entries(written: bytes) -> list[bytes]:
@@ -60,3 +60,33 @@ def test_another_form(logged: list[bytes]) -> None:
     """A log in a form that is not known is not guessed at."""
     with pytest.raises(OutputLost):
         put_together(logged)
+
+
+def heard(*pieces: bytes) -> Heard:
+    """Hear some bytes, and begin again."""
+    heard = Heard()
+    for piece in pieces:
+        heard.feed(piece)
+    heard.start_over()
+    return heard
+
+
+@given(st.lists(st.binary(max_size=5)), st.lists(st.binary(max_size=5)), st.binary(max_size=5))
+def test_a_log_that_holds_what_was_heard_is_right(first: list[bytes], again: list[bytes], more: bytes) -> None:
+    """However both are cut into pieces; and it lacks something until all of that has come."""
+    so_far = b"".join(again)
+    told = heard(*first, so_far)
+    assert told.lacks is bool(b"".join(first) + so_far)
+    for piece in (b"".join(first), *again, more):
+        told.feed(piece)
+    assert not told.lacks
+
+
+@pytest.mark.parametrize("log", [b"heard befOre, and more", b"before"])
+def test_a_log_that_lost_something_is_found_out(log: bytes) -> None:
+    """Bytes that an engine took with it are missing, whether the log is shorter for it or not."""
+    told = heard(b"heard ", b"before")
+    with pytest.raises(OutputLost):  # noqa: PT012 - the shorter one is seen by what comes next
+        told.feed(log)
+        assert told.lacks
+        told.feed(b" and more")
