@@ -50,12 +50,17 @@ async def audit(world: World, *, answers: bool = True) -> None:
         problems += await _judge(world, entry, answers=answers)
     tally.audited += len(client.ledger)
     tally.executions += len(world.executions.seen)
-    left = await _left_running(world)
-    problems += await _stop(world)
-    left += await _left_behind(world)
-    tally.orphans += len(left)
-    problems += left + _loud(world)
+    problems += await leavings(world)
     assert not problems, "\n".join([f"seed {tally.seed}, logs in {world.directory}:", *problems])
+
+
+async def leavings(world: World) -> list[str]:
+    """Wait until nothing is under way, stop the programs, and say what they leave behind, and what they complain of."""
+    left = await _left_running(world)
+    problems = await _stop(world)
+    left += await _left_behind(world)
+    world.tally.orphans += len(left)
+    return problems + left + _loud(world)
 
 
 async def _judge(world: World, entry: Entry, *, answers: bool) -> list[str]:

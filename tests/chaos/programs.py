@@ -51,6 +51,12 @@ class Program:
         """It was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it. Use `logged` to wait for its being ready."""
         assert not self.runs

@@ -21,6 +21,7 @@ class Tally:
         doubled: Tasks that must run once and ran twice, or whose recorded end changed.
         orphans: Containers, networks, volumes and files that were left.
         seconds: Measured times, by what was measured.
+        memory: Measured MiB before and at the most, by what was measured.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class Tally:
     orphans: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def fault(self, kind: str) -> None:
         """Count a fault."""
@@ -40,6 +42,10 @@ class Tally:
     def measured(self, what: str, seconds: float) -> None:
         """Keep a measured time."""
         self.seconds.setdefault(what, []).append(seconds)
+
+    def grew(self, what: str, before: float, peak: float) -> None:
+        """Keep measured memory."""
+        self.memory[what] = before, peak
 
     def table(self) -> list[str]:
         """Give the lines of the table."""
@@ -53,6 +59,8 @@ class Tally:
             ("orphans", str(self.orphans)),
         ]
         for what, times in sorted(self.seconds.items()):
-            lines.append((what, f"{min(times):.1f} to {max(times):.1f} s ({len(times)} measured)"))
+            lines.append((what, f"{min(times):.2f} to {max(times):.2f} s ({len(times)} measured)"))
+        for what, (before, peak) in sorted(self.memory.items()):
+            lines.append((what, f"{before:.1f} MiB before, {peak:.1f} MiB at the most"))
         width = max(len(name) for name, _ in lines)
         return [f"{name:<{width}}  {value}" for name, value in lines]
