@@ -18,7 +18,7 @@ import structlog
 
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.control_socket import ASK_SECONDS, SOCKET, WORK_SECONDS, Command, Reply, address
-from agent.status import NodeStatus, Orphan
+from agent.status import CanaryReport, NodeStatus, Orphan
 
 log = structlog.get_logger()
 
@@ -34,6 +34,9 @@ class Node(Protocol):
 
     def drain(self) -> None:
         """Finish what runs and begin nothing new."""
+
+    async def canary(self) -> CanaryReport:
+        """Let a container of our own go the whole way of a task."""
 
     async def gc(self, *, dry_run: bool) -> list[Orphan]:
         """Remove what is left behind, or only list it."""
@@ -108,6 +111,8 @@ async def _do(node: Node, command: Command) -> Any:
         case "drain":
             node.drain()
             return node.status()
+        case "canary":
+            return await node.canary()
         case "gc":
             return await node.gc(dry_run=command.dry_run)
 

@@ -39,7 +39,7 @@ class CommandFailed(Exception):
 class Command(Struct, rename="camel", forbid_unknown_fields=True):
     """One request."""
 
-    command: Literal["status", "metrics", "drain", "gc"]
+    command: Literal["status", "metrics", "drain", "gc", "canary"]
     dry_run: bool = False
 
 

@@ -48,7 +48,7 @@ from agent.protocol import (
     Revision,
 )
 from agent.shutdown import Shutdown
-from agent.status import NodeStatus, Orphan, PermitStatus, SpoolStatus
+from agent.status import CanaryReport, NodeStatus, Orphan, PermitStatus, SpoolStatus
 from agent.vitals import Vitals
 from agent.workplace import Work
 
@@ -299,6 +299,10 @@ class Node:
         self._availability.block("draining", "drained on the machine itself")
         if self._assignments is not None:
             self._assignments.drain()
+
+    async def canary(self) -> CanaryReport:
+        """Let a container of our own go the whole way of a task, whether work is taken or not."""
+        return await self._host.canary()
 
     async def gc(self, *, dry_run: bool) -> list[Orphan]:
         """Remove what is left behind, or only list it: containers, networks, volumes, and files of bodies.

@@ -119,6 +119,12 @@ class Engine:
             cgroup=int(info.get("CgroupVersion") or 1),
             cpus=info["NCPU"],
             runtimes=tuple(info.get("Runtimes") or ()),
+            root=info.get("DockerRootDir") or "",
+            limits={
+                "cpu": bool(info.get("CpuCfsQuota")),
+                "memory": bool(info.get("MemoryLimit")),
+                "processes": bool(info.get("PidsLimit")),
+            },
         )
 
     async def now(self) -> float:

@@ -47,6 +47,8 @@ class Facts(Struct, frozen=True):
         cgroup: Version of the kernel's control groups, 1 or 2.
         cpus: CPUs of the engine's machine.
         runtimes: Names of the OCI runtimes that it knows.
+        root: Directory of its images, on its own machine.
+        limits: What it can bound a container in, and whether it can.
     """
 
     version: str
@@ -55,6 +57,8 @@ class Facts(Struct, frozen=True):
     cgroup: int
     cpus: int
     runtimes: tuple[str, ...]
+    root: str = ""
+    limits: Mapping[str, bool] = {}
 
 
 class Image(Struct, frozen=True):

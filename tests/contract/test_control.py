@@ -25,7 +25,7 @@ from agent.exposition import CONTENT_TYPE
 from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.protocol import CreditNotice, Decline, GiveBack, NodeHeartbeat, Offer, Outcome, OutcomeAck, Spans
-from agent.status import Orphan
+from agent.status import CanaryReport, Orphan
 from tests.contract.dispatcher_side import NODE_ID, Dispatcher
 from tests.contract.node_side import REVISION, Running, StartNode, answered, lease, ready
 
@@ -262,3 +262,24 @@ async def test_figures_over_a_port(start: StartNode, serve: Serve, tmp_path: Pat
             async with metrics_port.serving("127.0.0.1", port, running.node.figures):
                 pass
         assert [entry["log_level"] for entry in logged] == ["error"]
+
+
+async def test_the_doctor_lets_the_agent_run_the_canary(
+    start: StartNode, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an agent runs the canary is its: with its rights and its settings."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    running = start(urls=["http://127.0.0.1:1"])
+    await serve(running)
+    while running.phase() != "ready":
+        await asyncio.sleep(0.01)
+    for report, state in [
+        (CanaryReport("bridge", {"image": 12.0}), "ok"),
+        (CanaryReport("bridge", {}, "no space left", failed="image"), "failed"),
+        (CanaryReport("bridge", skipped="there is no canary for riscv64"), "skipped"),
+    ]:
+        running.containers.canaries = [report]
+        found = json.loads((await run(tmp_path, "doctor", "--json")).output)
+        canary = found["checks"][-1]
+        assert (canary["check"], canary["state"]) == ("canary", state), canary
+        assert (report.problem or report.skipped or "by the agent that runs here") in canary["seen"]

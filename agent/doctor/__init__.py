@@ -1,0 +1,1 @@
+"""What a machine needs to be a node, looked at piece by piece: `fernd agent doctor`."""
