@@ -17,6 +17,21 @@ if [[ ! -e .cache/axe/axe_playwright_python/axe.min.js || deploy/axe.txt -nt .ca
     --requirement deploy/axe.txt || echo "axe-core cannot be had: the tests of the dashboard fail." >&2
 fi
 
+# Unpacked, not installed: the package would start a Prometheus.
+if [[ ! -x .cache/promtool/usr/bin/promtool ]] && ! command -v promtool >/dev/null; then
+  if command -v apt-get >/dev/null; then
+    rm -rf .cache/promtool
+    mkdir -p .cache/promtool
+    (
+      cd .cache/promtool
+      apt-get download prometheus || { apt-get update && apt-get download prometheus; }
+      dpkg-deb --extract prometheus_*.deb .
+      rm -rf prometheus_*.deb usr/bin/prometheus usr/share var lib etc
+    ) >/dev/null 2>&1 || true
+  fi
+  [[ -x .cache/promtool/usr/bin/promtool ]] || echo "promtool cannot be had: tests of the alerts are skipped." >&2
+fi
+
 if [[ ${#missing[@]} -eq 0 ]]; then
   exit 0
 fi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -82,6 +83,8 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
         sys.exit(EXIT_USAGE)
     logs.configure(loaded.log.level, loaded.log.format)
     _allow_many_connections()
+    # On SIGABRT, which a watchdog sends, the process says where each of its threads stands.
+    faulthandler.enable()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         asyncio.run(serve(loaded, store, directory, read))
