@@ -177,7 +177,8 @@ TASKS = {
     "IMAGE_UNAVAILABLE": Code(
         503,
         "The function's image cannot be had",
-        "The node does not have the image, and the registry did not give it. `detail` has the engine's words.",
+        "The node does not have the image, or is to fetch it each time, and the registry did not give it."
+        " `detail` has the engine's words.",
         "Check the name and tag, and pull it on the node by hand with the engine's own command to see the reason.",
     ),
     "NODE_LOST": Code(

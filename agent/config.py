@@ -95,10 +95,15 @@ class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``images``: how images get here.
 
     Attributes:
-        pull_timeout: Seconds that the pull of an image may take.
+        pull_timeout: Seconds that the pull of an image may take, with all its tries. A task's own time begins later.
+        stall_timeout: Seconds without a word of a pull after which it is given up, and tried again.
+        credentials: File with logins to registries, in the form of Docker's config.json. Where it is not set: the
+            credential docker-config.json that systemd gives, else the file that `docker login` wrote.
     """
 
     pull_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    stall_timeout: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    credentials: Path | None = None
 
 
 class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -57,6 +57,9 @@ Headers = list[tuple[str, str]]
 Phase = Literal["pulling", "starting", "running", "uploading"]
 Mode = Literal["http", "job"]
 Network = Literal["none", "internet"]
+Pull = Literal["missing", "newer", "always"]
+"""When an image is fetched: where it is not present; or for each container that is started, and what is present does if
+the registry does not give it (`newer`) or does not do (`always`). What a digest names never changes."""
 
 
 class Lease(Struct, frozen=True):
@@ -101,6 +104,7 @@ class Revision(Struct, frozen=True):
         env: Environment of the container.
         concurrency: Requests that a warm container of an http function takes at a time.
         warm: Containers that a node with the image keeps ready; see `Prewarm`.
+        pull: When the image is fetched; see `Pull`.
         ready_path: Path that answers 2xx when the function is ready; empty: the port accepts.
         retries: Further attempts after an attempt was lost. 0: never run twice.
         timeout: Seconds from the request to the end of the answer.
@@ -128,6 +132,7 @@ class Revision(Struct, frozen=True):
     mem_size: int = 0
     network_latency: float = 0
     privileged: bool = False
+    pull: Pull = "missing"
 
     @property
     def key(self) -> str:

@@ -45,6 +45,11 @@ SETTINGS = (
     click.option("--ready-path", "readyPath", metavar="PATH", help="Answers 2xx when the function is ready."),
     click.option("--grace", type=click.IntRange(0, 300), metavar="SECONDS", help="From the signal to end to the kill."),
     click.option(
+        "--pull",
+        type=click.Choice(("missing", "newer", "always")),
+        help="Fetch the image if it is missing; or for each container: newer makes do with what is there, always not.",
+    ),
+    click.option(
         "--timeout", type=click.IntRange(1, 900), metavar="SECONDS", help="From the request to the end of the answer."
     ),
     click.option("--cpu", "cpuCount", type=click.FloatRange(0, 64), metavar="CPUS", help="0: no requirement."),

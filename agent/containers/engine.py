@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -58,9 +59,6 @@ START_SECONDS = 60.0
 
 SIGNAL_SECONDS = 5.0
 """Time limit of a signal, which the kill follows anyway."""
-
-STALL_SECONDS = 60.0
-"""A pull that says nothing for so long is given up."""
 
 NOTED_SECONDS = 0.2
 """Of the end of a container the engine keeps a note so much later at most."""
@@ -159,22 +157,31 @@ class Engine:
         }
         return sorted(references)
 
-    async def pull(self, reference: str, progress: Callable[[int, int], None]) -> None:
-        """Pull an image, with the login that the user has at its registry. Cancelled, the engine stops it.
+    async def pull(
+        self, reference: str, progress: Callable[[int, int], None], *, stall: float, credentials: Path | None = None
+    ) -> None:
+        """Pull an image, with the login that there is for its registry. Cancelled, the engine stops it.
 
         Args:
             progress: Called with the bytes pulled so far and in all.
+            stall: Seconds without a word after which it is given up.
+            credentials: File with logins; see `login_for`.
 
         Raises:
-            EngineError: The engine or the registry refused.
-            EngineUnavailable: Nothing came for `STALL_SECONDS`.
+            EngineError: The engine or the registry refused, or nothing came for so long.
+            EngineUnavailable: The engine went away.
         """
         repository, tag = _split_reference(reference)
         query = {"fromImage": repository, "tag": tag}
-        headers = await login_for(reference)
-        response = await self._given.open(
-            "POST", "/images/create", query, headers=headers, limit=STALL_SECONDS, stall=STALL_SECONDS
-        )
+        headers = await login_for(reference, credentials)
+        silent = EngineError(0, f"nothing came for {stall:g} s")
+        try:
+            async with asyncio.timeout(stall):  # for the registry; the engine itself may take what any call may
+                response = await self._given.open(
+                    "POST", "/images/create", query, headers=headers, limit=stall + CALL_SECONDS, stall=stall
+                )
+        except TimeoutError:
+            raise silent from None
         layers: dict[str, tuple[int, int]] = {}
         try:
             async for text in response.content:
@@ -184,7 +191,9 @@ class Engine:
                 if _count_layer(line, layers):
                     done, total = (sum(column) for column in zip(*layers.values(), strict=True))
                     progress(done, total)
-        except (aiohttp.ClientError, OSError) as error:  # a time-out is one too
+        except TimeoutError:
+            raise silent from None
+        except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable(f"the pull broke off: {error}") from None
         finally:
             response.close()

@@ -134,7 +134,7 @@ class Execution:
             ImageUnavailable: It cannot be had.
         """
         return await self.host.image_store.ensure(
-            self.revision.image, pulling=lambda: self.enter("pulling"), pulled=self._report.pulled
+            self.revision.image, lambda: self.enter("pulling"), self._report.pulled, self.revision.pull
         )
 
     async def start_container(self, image: Image, env: dict[str, str], sink: Sink) -> Container:

@@ -12,14 +12,14 @@ import msgspec
 import structlog
 
 from agent.calls import Calls
-from agent.config import ContainersConfig
+from agent.config import ContainersConfig, ImagesConfig
 from agent.containers.adoption import FED_BYTES, Left, survey
 from agent.containers.canary import run_canary
 from agent.containers.container import Container, Sink
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, Inspection, NotFound
 from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing, find_footing
-from agent.containers.images import Images
+from agent.containers.images import Images, ImageUnavailable
 from agent.containers.marks import Marks
 from agent.containers.memory_pressure import short_of_memory
 from agent.containers.networks import Networks
@@ -77,7 +77,7 @@ class ContainerHost:
         config: ContainersConfig,
         node_id: str,
         memory_budget: int,
-        pull_timeout: float = 600.0,
+        images: ImagesConfig | None = None,
         marks: Path | None = None,
         *,
         vitals: Vitals | None = None,
@@ -88,13 +88,13 @@ class ContainerHost:
 
         Args:
             memory_budget: MiB that all containers together may have.
-            pull_timeout: Seconds that the pull of an image may take.
+            images: How images are pulled; None: as by default.
             marks: Directory for `Marks`; None: nothing is taken up after a crash.
             vitals: Where the upkeep of containers says that it makes progress.
         """
         self.config = config
         self.engine = Engine()
-        self.image_store = Images(self.engine, pull_timeout)
+        self.image_store = Images(self.engine, images or ImagesConfig())
         self.arch = ""
         self.internet = False
         self.marks = Marks(marks)
@@ -333,10 +333,12 @@ class ContainerHost:
         """Start a container of a revision that no task asks for yet; see `Prewarm`."""
         try:
             image = await self.engine.image(revision.image)
+            if revision.pull != "missing":
+                image = await self.image_store.ensure(revision.image, _no_report, _no_report, revision.pull)
             spec = await self._spec(revision, image, server_environment())
         except NotFound:
             raise CannotPrewarm("the image is not here") from None
-        except Refused as reason:
+        except (Refused, ImageUnavailable) as reason:
             raise CannotPrewarm(str(reason)) from None
         return await self.pool.start(spec)
 
@@ -412,3 +414,7 @@ class ContainerHost:
                     await self.image_store.refresh()
             except (EngineError, EngineUnavailable) as error:
                 log.warning("container upkeep waits for the engine", reason=str(error))
+
+
+def _no_report(*_: object) -> None:
+    """Nobody waits to hear how far it is."""

@@ -1,4 +1,4 @@
-"""Images: present ones are used as they are, missing ones are pulled, once for all who wait."""
+"""Images: fetched as their function says, once for all who wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import structlog
 
+from agent.config import ImagesConfig
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound
+from agent.protocol import Pull
 
 log = structlog.get_logger()
 
@@ -19,7 +21,7 @@ RETRY_SECONDS = 2.0
 
 _FINAL = re.compile(
     r"not found|manifest unknown|does not exist|denied|unauthorized|authentication required|no basic auth"
-    r"|invalid reference|no matching manifest|not supported|no space left",
+    r"|invalid reference|no matching manifest|not supported|no space left|verification failed|forbidden|HTTP 40[134]",
     re.IGNORECASE,
 )
 """Refusals that the next second will not change."""
@@ -45,12 +47,12 @@ class Images:
     """The images of one engine.
 
     Args:
-        pull_timeout: Seconds that a pull may take, with all its tries.
+        config: How long a pull may take, with all its tries, and who we are for a registry.
     """
 
-    def __init__(self, engine: Engine, pull_timeout: float, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, engine: Engine, config: ImagesConfig, chance: Callable[[], float] = random.random) -> None:
         self._engine = engine
-        self._pull_timeout = pull_timeout
+        self._config = config
         self._chance = chance
         self._pulls: dict[str, _Shared] = {}
         self.present: list[str] = []
@@ -59,28 +61,48 @@ class Images:
         """Ask the engine anew which images are present."""
         self.present = await self._engine.images()
 
-    async def ensure(self, reference: str, pulling: Callable[[], None], pulled: Callable[[int, int], None]) -> Image:
-        """Give an image, and pull it first where it is not present.
+    async def ensure(
+        self,
+        reference: str,
+        pulling: Callable[[], None],
+        pulled: Callable[[int, int], None],
+        pull: Pull = "missing",
+    ) -> Image:
+        """Give an image, pulled first where that is needed.
 
         Args:
             pulling: Called when a pull is needed.
             pulled: Called with the bytes pulled so far and in all.
+            pull: When that is.
 
         Raises:
-            ImageUnavailable: It is not here and cannot be had.
+            ImageUnavailable: It cannot be had.
             EngineUnavailable: The engine does not answer.
         """
+        present = await self._present(reference)
+        if present is not None and (pull == "missing" or "@" in reference):
+            return present
+        pulling()
         try:
-            return await self._engine.image(reference)
-        except NotFound:
-            pulling()
-        except EngineError as error:
-            raise ImageUnavailable(f"the image reference cannot be used: {error.message}") from None
-        await self._pull_shared(reference, pulled)
+            await self._pull_shared(reference, pulled)
+        except ImageUnavailable as error:
+            # A stale image runs only where its function says so.
+            if present is None or pull != "newer":
+                raise
+            log.warning("image as it was is used", image=reference, reason=str(error))
+            return present
         try:
             return await self._engine.image(reference)
         except EngineError as error:
             raise ImageUnavailable(f"the image was pulled and is not there: {error.message}") from None
+
+    async def _present(self, reference: str) -> Image | None:
+        try:
+            return await self._engine.image(reference)
+        except NotFound:
+            return None
+        except EngineError as error:
+            raise ImageUnavailable(f"the image reference cannot be used: {error.message}") from None
 
     async def _pull_shared(self, reference: str, pulled: Callable[[int, int], None]) -> None:
         shared = self._pulls.get(reference)
@@ -101,25 +123,30 @@ class Images:
     async def _pull(self, reference: str, shared: _Shared) -> None:
         log.info("pull begins", image=reference)
         try:
-            async with asyncio.timeout(self._pull_timeout):
+            async with asyncio.timeout(self._config.pull_timeout):
                 await self._pull_with_retries(reference, shared)
         except TimeoutError:
-            raise ImageUnavailable(f"the image was not pulled within {self._pull_timeout:g} s") from None
+            raise ImageUnavailable(f"the image was not pulled within {self._config.pull_timeout:g} s") from None
         log.info("pull ended", image=reference)
         await self.refresh()
 
     async def _pull_with_retries(self, reference: str, shared: _Shared) -> None:
         for attempt in range(1, TRIES + 1):
             try:
-                await self._engine.pull(reference, shared.progress)
+                await self._engine.pull(
+                    reference,
+                    shared.progress,
+                    stall=self._config.stall_timeout,
+                    credentials=self._config.credentials,
+                )
             except EngineError as error:
-                reason = error.message
-                final = 400 <= error.status < 500 or _FINAL.search(reason) is not None
+                final = 400 <= error.status < 500 or _FINAL.search(error.message) is not None
+                failure: Exception = ImageUnavailable(f"the image cannot be pulled: {error.message}")
             except EngineUnavailable as error:
-                reason, final = str(error), False
+                final, failure = False, error  # not the image's fault
             else:
                 return
-            log.warning("pull failed", image=reference, attempt=attempt, final=final, reason=reason)
+            log.warning("pull failed", image=reference, attempt=attempt, final=final, reason=str(failure))
             if final or attempt == TRIES:
-                raise ImageUnavailable(f"the image cannot be pulled: {reason}")
+                raise failure
             await asyncio.sleep(self._chance() * RETRY_SECONDS)

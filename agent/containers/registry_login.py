@@ -1,4 +1,4 @@
-"""What the user that the agent runs as has logged in to: `docker login` leaves it in Docker's own file.
+"""What the agent is logged in to: a file of the operator's says it, or the one that `docker login` leaves.
 
 The engine asks a registry for us, and knows no passwords: they travel with each pull.
 """
@@ -19,6 +19,9 @@ import structlog
 log = structlog.get_logger()
 
 HUB = "https://index.docker.io/v1/"
+CREDENTIAL = "docker-config.json"
+"""Name of such a file among the credentials that systemd gives."""
+
 HELPER_SECONDS = 20.0
 """For a program that keeps the passwords to answer."""
 
@@ -30,10 +33,15 @@ def registry_of(reference: str) -> str:
     return first if named and first not in {"docker.io", "index.docker.io"} else HUB
 
 
-async def login_for(reference: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Give the headers that a pull of an image needs; none where nobody logged in."""
-    home = environ.get("DOCKER_CONFIG") or Path(environ.get("HOME") or "/root") / ".docker"
-    config = await asyncio.to_thread(_read, Path(home) / "config.json")
+async def login_for(
+    reference: str, named: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Give the headers that a pull of an image needs; none where nobody logged in.
+
+    Args:
+        named: The file with the logins. None: systemd's credential where there is one, else Docker's own.
+    """
+    config = await asyncio.to_thread(_read, named or _usual_file(environ))
     registry = registry_of(reference)
     helper = _given(config, "credHelpers").get(registry) or config.get("credsStore")
     login = await _ask(str(helper), registry) if helper else None
@@ -42,6 +50,14 @@ async def login_for(reference: str, environ: Mapping[str, str] = os.environ) -> 
         return {}
     encoded = base64.urlsafe_b64encode(msgspec.json.encode({**login, "serveraddress": registry}))
     return {"X-Registry-Auth": encoded.decode()}
+
+
+def _usual_file(environ: Mapping[str, str]) -> Path:
+    given = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / CREDENTIAL
+    if given.exists():
+        return given
+    home = environ.get("DOCKER_CONFIG") or Path(environ.get("HOME") or "/root") / ".docker"
+    return Path(home) / "config.json"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -65,6 +81,8 @@ def _written(logins: Mapping[str, Any], registry: str) -> dict[str, str] | None:
             continue
         if token := found.get("identitytoken"):
             return {"identitytoken": str(token)}
+        if token := found.get("registrytoken"):
+            return {"registrytoken": str(token)}
         try:
             user, colon, password = base64.b64decode(str(found.get("auth") or "")).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):

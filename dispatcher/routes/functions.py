@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from agent import protocol
 from agent.protocol import Mode, Network, Revision
 from dispatcher import audit
 from dispatcher.ids import is_object_id
@@ -73,6 +74,10 @@ ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
 Grace = Annotated[
     int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
 ]
+Pull = Annotated[
+    protocol.Pull,
+    Meta(description="When a node fetches the image: if it is missing, or for each container that it starts"),
+]
 Timeout = Annotated[int, Meta(ge=1, le=900, description="Seconds")]
 CpuCount = Annotated[
     float, Meta(ge=0, le=64, description="CPUs; 0, or at least 0.01", extra_json_schema=_none_or(LEAST_CPU))
@@ -100,6 +105,7 @@ class NewFunction(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     retries: Retries = 2
     ready_path: ReadyPath = ""
     grace: Grace = 5
+    pull: Pull = "missing"
 
 
 class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -119,6 +125,7 @@ class FunctionChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=
     retries: Retries | UnsetType = UNSET
     ready_path: ReadyPath | UnsetType = UNSET
     grace: Grace | UnsetType = UNSET
+    pull: Pull | UnsetType = UNSET
 
 
 class CapabilitiesChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -162,6 +169,7 @@ class FunctionView(Struct, frozen=True, rename="camel"):
     retries: int
     ready_path: str
     grace: int
+    pull: protocol.Pull
     capabilities: FunctionCapabilities
     revision: int
     created: str
@@ -184,6 +192,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         ready_path=asked.ready_path,
         retries=asked.retries,
         grace=asked.grace,
+        pull=asked.pull,
     )
     _check(revision)
     function = Function(
@@ -270,6 +279,7 @@ def view(function: Function, *, with_env: bool = True) -> FunctionView:
         retries=revision.retries,
         ready_path=revision.ready_path,
         grace=revision.grace,
+        pull=revision.pull,
         capabilities=FunctionCapabilities(
             revision.timeout,
             plain(revision.cpu_count),

@@ -14,6 +14,7 @@ import signal
 import socket
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.containers.engine import (
@@ -75,7 +76,9 @@ class FakeEngine(Engine):
     async def images(self) -> list[str]:
         return sorted(self.present)
 
-    async def pull(self, reference: str, progress: Callable[[int, int], None]) -> None:
+    async def pull(
+        self, reference: str, progress: Callable[[int, int], None], *, stall: float, credentials: Path | None = None
+    ) -> None:
         raise EngineError(404, f"{reference} not found")
 
     async def create(self, name: str, arguments: Mapping[str, Any]) -> str:

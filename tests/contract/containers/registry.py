@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import io
@@ -38,7 +39,13 @@ class Registry:
 
     Attributes:
         pulls: How often the manifest's content was asked for.
+        asked: How often the manifest was asked for, or whether it is still the same.
+        digest: Of its manifest.
         failures: So many further requests of the image are answered with 503.
+        refuses: Status that requests of the image are answered with; 0: they are served.
+        breaks: So many further requests of the layer break off in the middle.
+        corrupt: The layer is not what its digest says.
+        login: Name and password, colon between, that must be given for a token.
         open: While it is not set, layers are not served.
     """
 
@@ -71,15 +78,26 @@ class Registry:
             ],
         }
         self.pulls = 0
+        self.asked = 0
         self.failures = 0
+        self.refuses = 0
+        self.breaks = 0
+        self.corrupt = False
+        self.login = ""
         self.open = asyncio.Event()
         self.open.set()
         self._manifest = json.dumps(manifest).encode()
+        self.digest = _digest(self._manifest)
         self._blobs = {_digest(config): config, _digest(compressed): compressed}
         self._layer = _digest(compressed)
         self._runner = web.AppRunner(self._app())
         self.address = ""
         self.image = ""
+
+    def become(self, other: Registry) -> None:
+        """Let the tag name the image of another."""
+        self._manifest, self.digest = other._manifest, other.digest
+        self._blobs, self._layer = other._blobs, other._layer
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
@@ -96,26 +114,59 @@ class Registry:
     def _app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/v2/", self._ping)
+        app.router.add_get("/token", self._token)
         app.router.add_get("/v2/{name}/manifests/{reference}", self._get_manifest)
         app.router.add_get("/v2/{name}/blobs/{digest}", self._get_blob)
         return app
 
-    async def _ping(self, _: web.Request) -> web.Response:
+    async def _ping(self, request: web.Request) -> web.Response:
+        self._check(request)
         return web.json_response({})
 
+    async def _token(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "Basic " + base64.b64encode(self.login.encode()).decode():
+            raise web.HTTPUnauthorized
+        return web.json_response({"token": "let-in"})
+
+    def _check(self, request: web.Request) -> None:
+        if self.login and request.headers.get("Authorization") != "Bearer let-in":
+            realm = f'Bearer realm="http://{self.address}/token",service="registry"'
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": realm})
+
     async def _get_manifest(self, request: web.Request) -> web.Response:
+        self._check(request)
+        self.asked += 1
+        if self.refuses:
+            codes = {401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS"}
+            error = {"code": codes.get(self.refuses, "UNKNOWN"), "message": "the registry's reason"}
+            return web.json_response({"errors": [error]}, status=self.refuses)
         if self.failures:
             self.failures -= 1
             raise web.HTTPServiceUnavailable
         if request.match_info["name"] != "small":
-            error = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
-            return web.json_response(error, status=404)
+            unknown = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
+            return web.json_response(unknown, status=404)
         self.pulls += request.method == "GET"
         headers = {"Docker-Content-Digest": _digest(self._manifest), "Content-Type": _MANIFEST}
         return web.Response(body=self._manifest, headers=headers)
 
-    async def _get_blob(self, request: web.Request) -> web.Response:
+    async def _get_blob(self, request: web.Request) -> web.StreamResponse:
         digest = request.match_info["digest"]
+        self._check(request)
+        content = self._blobs[digest]
         if digest == self._layer:
             await self.open.wait()
-        return web.Response(body=self._blobs[digest], headers={"Docker-Content-Digest": digest})
+            if self.breaks:
+                self.breaks -= 1
+                return await self._break_off(request, content)
+            if self.corrupt:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+        return web.Response(body=content, headers={"Docker-Content-Digest": digest})
+
+    async def _break_off(self, request: web.Request, content: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await response.prepare(request)
+        await response.write(content[: len(content) // 2])
+        assert request.transport is not None
+        request.transport.abort()
+        return response

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.config import ImagesConfig
 from agent.containers.engine import Engine
 from agent.containers.images import Images, ImageUnavailable
 from tests.contract.containers.calls import eventually
@@ -31,7 +32,7 @@ async def registry(engine: Engine) -> AsyncIterator[Registry]:
 
 
 def images(engine: Engine, pull_timeout: float = 20.0) -> Images:
-    return Images(engine, pull_timeout, chance=lambda: 0.01)
+    return Images(engine, ImagesConfig(pull_timeout=pull_timeout), chance=lambda: 0.01)
 
 
 class Told:
@@ -85,7 +86,7 @@ async def test_nobody_waits_any_more(engine: Engine, registry: Registry) -> None
 async def test_an_unknown_image_is_final(engine: Engine, registry: Registry) -> None:
     """What the registry does not know is not asked for again."""
     begun = asyncio.get_running_loop().time()
-    slow = Images(engine, 20.0, chance=lambda: 1.0)
+    slow = Images(engine, ImagesConfig(pull_timeout=20.0), chance=lambda: 1.0)
     with pytest.raises(ImageUnavailable, match=r"cannot be pulled.*(not found|unknown)"):
         await slow.ensure(f"{registry.address}/other:latest", lambda: None, lambda *_: None)
     with pytest.raises(ImageUnavailable, match="reference"):

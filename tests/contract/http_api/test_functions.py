@@ -36,6 +36,7 @@ async def test_only_name_and_type_are_needed(api: Api) -> None:
         "retries": 2,
         "readyPath": "",
         "grace": 5,
+        "pull": "missing",
         "capabilities": {"timeout": 10, "cpuCount": 0, "memSize": 0, "networkLatency": 0, "privileged": False},
         "revision": 1,
     }
@@ -56,6 +57,7 @@ async def test_every_field_is_kept(api: Api) -> None:
         "retries": 0,
         "readyPath": "/ready?x=1",
         "grace": 300,
+        "pull": "always",
     }
     created = await api("POST", "/v1/function", content=given)
     shown = (await api("GET", f"/v1/function/{created.json()['id']}")).json()

@@ -31,7 +31,7 @@ def test_registry_of(reference: str, registry: str) -> None:
 
 async def headers(directory: Path, config: object, reference: str, **environ: str) -> dict[str, Any]:
     (directory / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    found = await login_for(reference, {"DOCKER_CONFIG": str(directory), **environ})
+    found = await login_for(reference, None, {"DOCKER_CONFIG": str(directory), **environ})
     return json.loads(base64.urlsafe_b64decode(found["X-Registry-Auth"])) if found else {}
 
 
@@ -54,7 +54,7 @@ async def test_written_logins(tmp_path: Path) -> None:
 
 async def test_no_login(tmp_path: Path) -> None:
     """No file, and one that cannot be read, are no login."""
-    assert await login_for("hello", {"DOCKER_CONFIG": str(tmp_path)}) == {}
+    assert await login_for("hello", None, {"DOCKER_CONFIG": str(tmp_path)}) == {}
     assert await headers(tmp_path, "{", "hello") == {}
     assert await headers(tmp_path, {"auths": []}, "hello") == {}
 
