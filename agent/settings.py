@@ -38,6 +38,7 @@ SECTIONS = frozenset(
         "log",
         "metrics",
         "node",
+        "otel",
         "queue",
         "server",
         "stop",

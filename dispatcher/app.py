@@ -35,6 +35,7 @@ from dispatcher.routes.overview import FIGURES, SUMMARIES
 from dispatcher.routes.table import TABLE, Access, Route
 from dispatcher.store.base import Store, StoreUnavailable
 from dispatcher.throttle import Throttle
+from dispatcher.tracing import Tracing
 
 LARGE_JSON_AT_ONCE = 4
 
@@ -64,7 +65,8 @@ def build(
     )
     app = web.Application(middlewares=[answer_problems])
     app[CONFIG] = config
-    app[CORE] = Core(store, limits, __version__, wall=wall, monotonic=monotonic)
+    tracing = Tracing(config.otel.endpoint, __version__) if config.otel.endpoint else None
+    app[CORE] = Core(store, limits, __version__, tracing=tracing, wall=wall, monotonic=monotonic)
     app[IDS] = Ids(wall)
     app[WALL] = wall
     app[LOG_INS] = Throttle(monotonic)

@@ -35,6 +35,7 @@ from dispatcher.matching import Matching
 from dispatcher.metrics import Metrics
 from dispatcher.queue import Queue
 from dispatcher.store.base import BodyMissing, Lost, State, Store, StoreUnavailable, Verdict
+from dispatcher.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -75,6 +76,7 @@ class Attempts:
         events: Events,
         *,
         metrics: Metrics,
+        tracing: Tracing | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,6 +86,7 @@ class Attempts:
         self._leases = leases
         self._events = events
         self._metrics = metrics
+        self._tracing = tracing
         self._wall = wall
         self._monotonic = monotonic
         self._progress: dict[bytes, Progress] = {}
@@ -246,6 +249,8 @@ class Attempts:
         if verdict is not Verdict.RECORDED:
             return
         self._metrics.attempts.ran(message)
+        if holding is not None and self._tracing is not None:
+            self._tracing.ended(holding, ended)
         if holding is not None and holding.revision.reuse:
             self._matching.node_warmed(node, holding.revision.key)
         self._end(lease.task, ended.state, ended.status, ended.error)
@@ -278,6 +283,8 @@ class Attempts:
             self._events.publish(lease.task, "state", {"state": State.QUEUED, "reason": reason})
             self._queue.put_back(holding.revision)
         else:
+            if self._tracing is not None:
+                self._tracing.ended(holding, ended)
             self._end(lease.task, ended.state, ended.status, ended.error)
 
     def expired_while_waiting(self, revision: Revision, task_ids: list[str], code: str, status: int) -> None:

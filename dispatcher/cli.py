@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from agent import logs, settings
 from agent.settings import SettingsError
 from dispatcher import __version__, auth
 from dispatcher.app import build
-from dispatcher.config import DispatcherConfig, StoreConfig
+from dispatcher.config import DispatcherConfig, OtelConfig, StoreConfig
 from dispatcher.ids import Ids
 from dispatcher.routes.keys import CORE
 from dispatcher.server import Runner
@@ -77,6 +78,7 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
         loaded = read()
         directory = (loaded.server.data_dir or default_data_dir(os.environ, Path.home())).absolute()
         store = make_store(loaded.store, directory)
+        check_tracing(loaded.otel)
     except SettingsError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
@@ -130,6 +132,22 @@ def make_store(config: StoreConfig, directory: Path) -> Store:
         return PostgresStore(parse(config.database), pool=config.pool)
     except ValueError as error:
         raise SettingsError([f"store.database: expected postgresql://[USER@]HOST[:PORT][,…]/NAME: {error}"]) from None
+
+
+def check_tracing(config: OtelConfig) -> None:
+    """Return where spans can be exported as far as that is wanted.
+
+    Raises:
+        SettingsError: What it needs is not installed.
+    """
+    if not config.endpoint:
+        return
+    try:
+        import_module("dispatcher.spans")
+    except ModuleNotFoundError:
+        raise SettingsError(
+            ["otel.endpoint: needs opentelemetry-proto, which is not installed: pip install 'fernd[otel]'"]
+        ) from None
 
 
 async def serve(

@@ -108,6 +108,16 @@ class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True):
     audit_retention: Annotated[float, Meta(gt=0)] = 365 * 86_400
 
 
+class OtelConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``otel``: spans of tasks and their phases, for whoever traces calls. Needs ``fernd[otel]``.
+
+    Attributes:
+        endpoint: Base address of a collector that takes OTLP over HTTP, such as ``http://127.0.0.1:4318``; empty: none.
+    """
+
+    endpoint: Annotated[str, Meta(pattern=r"^(https?://[^\s]+)?$", max_length=500)] = ""
+
+
 class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Every setting of the dispatcher, by section."""
 
@@ -116,4 +126,5 @@ class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    otel: OtelConfig = field(default_factory=OtelConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -23,6 +23,7 @@ from dispatcher.replicas import Replicas
 from dispatcher.sessions import Sessions
 from dispatcher.store.base import Store
 from dispatcher.sweeper import Sweeper
+from dispatcher.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -48,6 +49,7 @@ class Core:
         limits: Limits,
         version: str,
         *,
+        tracing: Tracing | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -61,8 +63,17 @@ class Core:
         self.matching = Matching(rng)
         self.leases = LeaseTable()
         self.metrics = Metrics()
+        self.tracing = tracing
         self.queue = Queue(
-            store, self.matching, self.leases, self.events, limits, metrics=self.metrics, wall=wall, monotonic=monotonic
+            store,
+            self.matching,
+            self.leases,
+            self.events,
+            limits,
+            metrics=self.metrics,
+            tracing=tracing,
+            wall=wall,
+            monotonic=monotonic,
         )
         self.prewarming = Prewarming(store, self.queue)
         self.attempts = Attempts(
@@ -72,6 +83,7 @@ class Core:
             self.leases,
             self.events,
             metrics=self.metrics,
+            tracing=tracing,
             wall=wall,
             monotonic=monotonic,
         )
@@ -161,6 +173,8 @@ class Core:
             self._loops.cancel()
             await asyncio.wait([self._loops])
         await self.queue.drafts.close()
+        if self.tracing is not None:
+            await self.tracing.flush()
         await self.attempts.keep_progress()
         if self.replicas is not None:
             await self.replicas.stop()
@@ -195,3 +209,5 @@ class Core:
             group.create_task(self.sweeper.run(), name="sweeper")
             if self.replicas is not None:
                 group.create_task(self.replicas.run(), name="replicas")
+            if self.tracing is not None:
+                group.create_task(self.tracing.run(), name="tracing")

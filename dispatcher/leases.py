@@ -13,6 +13,7 @@ from enum import Enum
 from msgspec import Struct
 
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Progress, Revision
+from dispatcher.traces import Trace
 
 
 class Stage(Enum):
@@ -28,6 +29,7 @@ class Holding(Struct):
     Attributes:
         deadline: Monotonic seconds: the answer to the offer is due, or the next renewal.
         shown: The last progress taken; one that is older, or says the same, is not shown again.
+        trace: Where its spans belong; None where nobody records them.
     """
 
     lease: Lease
@@ -36,6 +38,7 @@ class Holding(Struct):
     stage: Stage
     deadline: float
     shown: Progress | None = None
+    trace: Trace | None = None
 
 
 class LeaseTable:
@@ -109,7 +112,8 @@ class LeaseTable:
     def restore(self, holding: Holding, now: float, period: float) -> None:
         """Take a holding up again that was ended too early, unless its task has another holder by now."""
         if holding.lease.task not in self._by_task:
-            self.grant(holding.lease, holding.node, holding.revision, now, stage=holding.stage, period=period)
+            again = self.grant(holding.lease, holding.node, holding.revision, now, stage=holding.stage, period=period)
+            again.trace = holding.trace
 
     def renew(self, lease: Lease, node: str, now: float) -> bool:
         """Give an accepted lease another full period; False where it is not the node's."""

@@ -77,6 +77,8 @@ def families(core: Core, oldest_seconds: float | None) -> list[Family]:
         gauge("event_streams", "Streams of a task's events that are open.", core.events.watching),
         histogram("store_call_seconds", "Time that calls to the store took; writes until their commit.", by_kind),
         counter("store_failures_total", "Calls to the store that found it away.", by("kind", calls.failures)),
+        counter("traces_total", "Tasks whose spans were sent, refused by the collector, or dropped since it is away.",
+                by("result", core.tracing.tasks if core.tracing is not None else {})),
         gauge("loop_idle_seconds", "Time since a loop last made progress.", by("loop", idle)),
         gauge("loop_stalled", "1 where a loop should have made progress by now, otherwise 0.",
               by("loop", {loop: loop in stalled for loop in idle})),

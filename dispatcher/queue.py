@@ -26,6 +26,7 @@ from dispatcher.matching import Match, Matching
 from dispatcher.metrics import Metrics
 from dispatcher.store.access import AuditLine
 from dispatcher.store.base import Claim, NewTask, State, Store, StoreUnavailable, Task
+from dispatcher.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ class Queue:
         limits: Limits,
         *,
         metrics: Metrics,
+        tracing: Tracing | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         new_token: Callable[[], bytes] = lambda: token_bytes(16),
@@ -111,6 +113,7 @@ class Queue:
         self._events = events
         self._limits = limits
         self._metrics = metrics
+        self._tracing = tracing
         self._wall = wall
         self._monotonic = monotonic
         self._new_token = new_token
@@ -195,6 +198,8 @@ class Queue:
             holding = self._leases.of_task(task_id)
             if holding is not None:
                 self._leases.drop(holding.lease)
+                if self._tracing is not None:
+                    self._tracing.ended(holding, ended)
                 self.send(holding.node, Abandon(holding.lease, "cancelled"))
             elif self.outside is not None:
                 self.outside.cancelled(task_id, ended.state, ended.status, ended.error)
@@ -386,7 +391,9 @@ class Queue:
 
     def _offer(self, match: Match, claim: Claim) -> None:
         task = claim.lease.task
-        self._leases.grant(claim.lease, match.node, claim.revision, self._monotonic())
+        holding = self._leases.grant(claim.lease, match.node, claim.revision, self._monotonic())
+        if self._tracing is not None:
+            holding.trace = self._tracing.offered(claim, self._now_ms())
         self._events.publish(
             task, "state", {"state": State.OFFERED, "node": match.node, "attempt": claim.lease.attempt}
         )
