@@ -30,6 +30,7 @@ from agent.containers.engine_values import (
     Image,
     Inspection,
     Listed,
+    NotAsked,
     NotFound,
     failure_of,
     inspection_of,
@@ -48,6 +49,7 @@ __all__ = [
     "Inspection",
     "Listed",
     "Logged",
+    "NotAsked",
     "NotFound",
 ]
 

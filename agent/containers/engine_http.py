@@ -16,7 +16,7 @@ import msgspec
 from yarl import URL
 
 from agent.calls import Calls
-from agent.containers.engine_values import EngineError, EngineUnavailable, NotFound
+from agent.containers.engine_values import EngineError, EngineUnavailable, NotAsked, NotFound
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -193,6 +193,8 @@ class EngineHttp:
             except EngineUnavailable:
                 self._in_doubt.set()
                 raise
+            except aiohttp.ClientConnectorError as error:
+                raise NotAsked(str(self._away(error))) from None
             except (aiohttp.ClientError, OSError) as error:
                 raise self._away(error) from None
 

@@ -14,6 +14,10 @@ class EngineUnavailable(Exception):
     """The engine does not answer. What became of the call is not known."""
 
 
+class NotAsked(EngineUnavailable):
+    """No connection to the engine could be made: it has heard nothing of the call."""
+
+
 class EngineError(Exception):
     """The engine answered that it will not.
 

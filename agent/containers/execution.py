@@ -19,6 +19,7 @@ from agent.containers.engine import EngineError, EngineUnavailable, Image
 from agent.containers.evidence import Death
 from agent.containers.host import ContainerHost
 from agent.containers.output import Capture, Stream
+from agent.containers.pool import NotStarted
 from agent.protocol import Ending, Headers, Offer, Outcome, Phase, Spans
 
 log = structlog.get_logger()
@@ -147,6 +148,9 @@ class Execution:
         self.cold = True
         try:
             self.container = await self.host.start_container(self.offer, image, env, sink)
+        except NotStarted:
+            self.started = False
+            raise
         except EngineError as error:
             self.started = False
             if _CANNOT_RUN.search(error.message):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from agent.containers.container import Container, Sink, State
-from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection
+from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection, NotAsked
 from agent.containers.marks import Marks
 from agent.containers.oom import OomCounter
 from agent.containers.reach import Door, Reach, Unreachable
@@ -40,6 +40,10 @@ SPARE = 0.75
 
 class NoRoom(Exception):
     """The memory budget does not allow another container."""
+
+
+class NotStarted(EngineUnavailable):
+    """The engine went away before it was told to start a container: nothing of it has run."""
 
 
 class Pool:
@@ -170,6 +174,7 @@ class Pool:
         Raises:
             NoRoom: The memory budget does not allow it.
             EngineError: The engine will not create or start it.
+            NotStarted: The engine does not answer, and was not told to start it.
             EngineUnavailable: The engine does not answer.
         """
         container = Container(self._engine, f"fernd-{spec.revision}-{secrets.token_hex(4)}", spec, self._monotonic)
@@ -396,9 +401,15 @@ class Pool:
         job = spec.mode == "job"
         async with container.lock:
             await self._reach.open(spec.network)
-            await self._engine.create(container.name, arguments(spec, self._traits))
-            container.listen(await self._engine.attach(container.name, stdin=job), self._when_ended)
-            await self._engine.start(container.name)
+            try:
+                await self._engine.create(container.name, arguments(spec, self._traits))
+                container.listen(await self._engine.attach(container.name, stdin=job), self._when_ended)
+            except EngineUnavailable as error:
+                raise NotStarted(str(error)) from None
+            try:
+                await self._engine.start(container.name)
+            except NotAsked as error:
+                raise NotStarted(str(error)) from None
             container.state = State.BUSY
             found = await self._engine.inspect(container.name)
             container.oom = await OomCounter.of(found.id, found.pid)

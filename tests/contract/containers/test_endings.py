@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.containers.engine import EngineError
+from agent.containers.engine import EngineError, EngineUnavailable, NotAsked
 from agent.containers.engine_http import CALLS
 from agent.invocation import GaveBack, Ran
 from agent.protocol import INLINE_LIMIT, Outcome, Revision
@@ -248,6 +248,32 @@ async def test_what_fails_for_no_known_reason(
 
     monkeypatch.setattr(call.host.engine, "create", fail)
     assert (await call.gives_back(revision())).started
+
+
+@pytest.mark.parametrize("mode", ["http", "job"])
+@pytest.mark.parametrize(
+    ("call_of_engine", "trouble", "started"),
+    [
+        ("create", EngineUnavailable("no answer"), False),
+        ("attach", EngineUnavailable("no answer"), False),
+        ("start", NotAsked("no connection"), False),
+        ("start", EngineUnavailable("no answer"), True),
+    ],
+)
+async def test_what_the_engine_never_began_is_no_attempt(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, *, mode: str, call_of_engine: str, trouble: Exception, started: bool
+) -> None:
+    """Where the engine is lost before it was told to start the function, the function cannot have been reached.
+
+    A server sees nothing before its request comes, whatever became of the start.
+    """
+
+    async def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(call.host.engine, call_of_engine, fail)
+    back = await call.gives_back(revision(mode=mode))
+    assert back == GaveBack("engine_lost", started=started and mode == "job")
 
 
 async def test_a_signal_does_not_wait(call: Caller) -> None:
