@@ -35,11 +35,26 @@ install() {
         fail "docker.io could not be installed: see the lines above, mend them, and run this again."
 }
 
+# An engine that was killed leaves the numbers of its processes behind. Others may have them by now, or nobody may
+# have cleared away the dead: then it takes itself, or its containerd, to be running, and does not start.
+forget_the_dead() {
+    local file pid
+    for file in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+        [[ -f $file ]] || continue
+        pid=$(<"$file")
+        # The command of a process that is dead and not cleared away is empty.
+        if [[ ! $pid =~ ^[0-9]+$ ]] || ! tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q -E '(dockerd|containerd)'; then
+            rm -f "$file"
+        fi
+    done
+}
+
 start() {
     if [[ -d /run/systemd/system ]]; then
         quietly systemctl start docker || fail "the Docker Engine did not start: see 'journalctl --unit docker'."
     elif ! answers; then # the package may have started it by itself
         echo "Starting the Docker Engine; its log is $log" >&2
+        forget_the_dead
         # Without the lock (9), which would otherwise be held for as long as the engine runs.
         setsid dockerd </dev/null >>"$log" 2>&1 9>&- &
     fi
