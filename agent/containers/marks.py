@@ -57,15 +57,15 @@ class Marks:
         Raises:
             OSError: It may still be there.
         """
-        if self._directory is not None and not self._cancel(container):
+        self._cancel(container)
+        if self._directory is not None:
+            # Also where it was only to be marked soon: one that was adopted has had its mark all along.
             (self._directory / container).unlink(missing_ok=True)
 
-    def _cancel(self, container: str) -> bool:
-        """Forget that a container is to be marked soon; False where it was not."""
-        timer = self._soon.pop(container, None)
-        if timer is not None:
+    def _cancel(self, container: str) -> None:
+        """Forget that a container is to be marked soon."""
+        if (timer := self._soon.pop(container, None)) is not None:
             timer.cancel()
-        return timer is not None
 
     def names(self) -> set[str]:
         """Name the marked containers."""
