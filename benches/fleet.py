@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from dispatcher.store.sqlite import SqliteStore
 ACCOUNT = "default"
 PROCESSES = 2
 FUNCTIONS = 20
-IDLE_SECONDS = 20.0
 BACK_SECONDS = 120.0
 CREATED_TOGETHER = 4
 KIB = 1024
@@ -185,10 +184,24 @@ class Fleet:
                 await asyncio.gather(*under_way)
 
     async def finished(self, seconds: float = 120.0) -> None:
-        """Wait until nothing is under way any more, or for so long."""
+        """Wait until nothing is under way any more, or for so long.
+
+        What the nodes know is not enough: an acknowledgement may be lost with the connection, and is not repeated for
+        a task that has ended.
+        """
         until = time.monotonic() + seconds
-        while await self.total("recorded") < len(self.created) and time.monotonic() < until:
-            await asyncio.sleep(0.2)
+        with closing(self.open_store()) as store:
+            while time.monotonic() < until:
+                (left,) = store.execute(
+                    "SELECT count(*) FROM task WHERE state IN ('queued', 'offered', 'accepted')"
+                ).fetchone()
+                if left == 0:
+                    return
+                await asyncio.sleep(0.2)
+
+    def open_store(self) -> sqlite3.Connection:
+        """Look into the store beside the dispatcher."""
+        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
 
     async def audit(self) -> dict[str, int]:
         """Hold what is in the store, and what the nodes were told, against what was promised."""
@@ -197,14 +210,13 @@ class Fleet:
             for task, tokens in part["recorded"].items():
                 recorded.setdefault(task, set()).update(tokens)
         again = await self.total("again")
-        database = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
-        answers = dict(
-            database.execute(
-                "SELECT t.id, o.body FROM task t JOIN task_result o ON o.task = t.id"
-                " WHERE t.state = 'finished' AND t.status = 200"
+        with closing(self.open_store()) as store:
+            answers = dict(
+                store.execute(
+                    "SELECT t.id, o.body FROM task t JOIN task_result o ON o.task = t.id"
+                    " WHERE t.state = 'finished' AND t.status = 200"
+                )
             )
-        )
-        database.close()
         return {
             "tasks": len(self.created),
             "lost": sum(answers.get(task) != body for task, body in self.created.items()),
@@ -214,7 +226,9 @@ class Fleet:
         }
 
 
-async def measure(nodes: int, seconds: float, rate: float, idle_seconds: float = IDLE_SECONDS) -> dict[str, Any]:
+async def measure(
+    nodes: int, seconds: float, rate: float, *, settle_seconds: float = HEARTBEAT_SECONDS, idle_seconds: float = 20.0
+) -> dict[str, Any]:
     """Run: connect, idle, load, a herd under load, and the audit."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fernd-fleet-")))
@@ -227,7 +241,7 @@ async def measure(nodes: int, seconds: float, rate: float, idle_seconds: float =
         await fleet.do("open")
         await fleet.until_open(nodes)
         found["opened_seconds"] = time.monotonic() - begun
-        await asyncio.sleep(HEARTBEAT_SECONDS)  # each has sent one heartbeat
+        await asyncio.sleep(settle_seconds)  # each has sent a heartbeat
         cpu, begun = fleet.dispatcher.cpu_seconds(), time.monotonic()
         await asyncio.sleep(idle_seconds)
         share = (fleet.dispatcher.cpu_seconds() - cpu) / (time.monotonic() - begun)
@@ -249,7 +263,7 @@ async def measure(nodes: int, seconds: float, rate: float, idle_seconds: float =
         await fleet.do("drop")
         found["herd_back_seconds"] = await fleet.until_open(nodes)
         found["herd_cpu_seconds"] = fleet.dispatcher.cpu_seconds() - cpu
-        await asyncio.sleep(min(seconds, HEARTBEAT_SECONDS))
+        await asyncio.sleep(min(seconds, settle_seconds))
         loading.cancel()
         await asyncio.wait([loading])
         await fleet.finished()

@@ -177,20 +177,10 @@ class SimulatedNode(asyncio.Protocol):
 
     def _take(self, message: DispatcherMessage) -> None:
         match message:
-            case DispatcherHello(abandon=abandon):
-                self.is_open, self._failures = True, 0
-                for lease in abandon:
-                    self._held.pop(lease, None)
-                for outcome in self._held.values():
-                    if outcome is not None:
-                        self._send(outcome)
+            case DispatcherHello():
+                self._welcomed(message)
             case Offer():
-                self._offers_seen = message.number
-                self._held[message.lease] = None
-                self._send(Accept(message.lease, self._credit()))
-                self._waiting[message.lease] = message.body or b""
-                if not message.hold:
-                    self._begin(message.lease)
+                self._accept(message)
             case Begin(lease):
                 self._begin(lease)
             case OutcomeAck(lease, recorded):
@@ -201,6 +191,22 @@ class SimulatedNode(asyncio.Protocol):
                 self._held.pop(lease, None)
             case DispatcherGoodbye(_, retry_after):
                 self._rest = retry_after
+
+    def _welcomed(self, hello: DispatcherHello) -> None:
+        self.is_open, self._failures = True, 0
+        for lease in hello.abandon:
+            self._held.pop(lease, None)
+        for outcome in self._held.values():
+            if outcome is not None:
+                self._send(outcome)
+
+    def _accept(self, offer: Offer) -> None:
+        self._offers_seen = offer.number
+        self._held[offer.lease] = None
+        self._send(Accept(offer.lease, self._credit()))
+        self._waiting[offer.lease] = offer.body or b""
+        if not offer.hold:
+            self._begin(offer.lease)
 
     def _begin(self, lease: Lease) -> None:
         body = self._waiting.pop(lease, None)

@@ -4,7 +4,7 @@ The cost of a match grows neither with the number of nodes nor with the length o
 are known only by their revision and a count; revisions with the same requirements share a `_Class`,
 which keeps the set of nodes that could take one of them now. A node's change touches the classes
 with demand, a match looks at a handful of nodes: those with a warm container of the revision, then
-those with its image, then a random few of the rest, of which the least loaded is taken (the best of
+those with its image, then a random few of the rest, of which the nearest and least loaded is taken (the best of
 two random choices is known to balance nearly as well as the best of all; Mitzenmacher 1996).
 """
 
@@ -114,10 +114,12 @@ class SampledSet:
             self._places[last] = place
 
     def sample(self, count: int, rng: random.Random) -> list[str]:
-        """Give up to ``count`` members at random, each once."""
-        if len(self._items) <= count:
-            return list(self._items)
-        return rng.sample(self._items, count)
+        """Give up to ``count`` members from a random place on, each once: as likely as another, and cheaply."""
+        items = self._items
+        if len(items) <= count:
+            return items.copy()
+        start = int(rng.random() * len(items))
+        return items[start : start + count] + items[: max(0, start + count - len(items))]
 
 
 class _Demand(Struct):

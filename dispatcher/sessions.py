@@ -210,12 +210,14 @@ class Sessions:
 
     async def _converse(self, session: Wire, node: Node) -> None:
         async with asyncio.TaskGroup() as group:
-            writer = group.create_task(session.write(), name="session writer")
-            hello = await self._hello(session)
-            if hello is not None:
-                await self._welcome(session, node, hello)
-                await self._listen(session, node)
-            writer.cancel()
+            session.begin(group)
+            try:
+                hello = await self._hello(session)
+                if hello is not None:
+                    await self._welcome(session, node, hello)
+                    await self._listen(session, node)
+            finally:
+                session.end()
 
     async def _hello(self, session: Wire) -> NodeHello | None:
         messages = await session.read(HELLO_SECONDS)

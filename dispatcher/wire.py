@@ -7,7 +7,6 @@ too slowly all end as `Broken`, with the close code and the reason that the node
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
@@ -41,13 +40,15 @@ class Broken(Exception):
 
 
 class Wire:
-    """One node's WebSocket, as an `dispatcher.queue.Outlet`."""
+    """One node's WebSocket, as an `dispatcher.queue.Outlet`. What is idle costs little: thousands of them are."""
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self._ws = ws
-        self._outbox: deque[bytes] = deque()
+        self._outbox: list[bytes] = []
         self._outbox_bytes = 0
-        self._news = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._writer: asyncio.Task[None] | None = None
+        """Sends what the outbox holds, and is there only while it holds something."""
         self._closing = False
 
     def send(self, *messages: DispatcherMessage) -> None:
@@ -55,40 +56,64 @@ class Wire:
         if self._closing:
             return
         for message in messages:
-            frame = encode([message])[1:]  # without the array's head: `write` puts several into one array
+            frame = encode([message])[1:]  # without the array's head: `_write` puts several into one array
             self._outbox.append(frame)
             self._outbox_bytes += len(frame)
         if self._outbox_bytes > OUTBOX_BYTES:
             self._closing = True
-        self._news.set()
+        self._write_soon()
 
     def close(self, reason: str, retry_after: float = 0) -> None:
         """Say goodbye, after what is in the outbox, and end."""
+        if self._closing:
+            return
         self.send(DispatcherGoodbye(reason, retry_after))
         self._closing = True
-        self._news.set()
 
-    async def write(self) -> None:
-        """Send what the outbox holds until the session is closed from this side."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Send what is in the outbox from now on. The group fails when the session is closed from this side."""
+        self._group = group
+        if self._outbox:
+            self._write_soon()
+
+    def end(self) -> None:
+        """Send no more. Nothing is begun in the group from now on."""
+        self._group, self._closing = None, True
+        if self._writer is not None:
+            self._writer.cancel()
+
+    def _write_soon(self) -> None:
+        if self._writer is None and self._group is not None:
+            self._writer = self._group.create_task(self._write(), name="session writer")
+
+    async def _write(self) -> None:
+        try:
+            await self._empty_outbox()
+        except BaseException:
+            # The group ends with this, and takes nothing new.
+            self._group, self._closing = None, True
+            raise
+        finally:
+            self._writer = None
+
+    async def _empty_outbox(self) -> None:
+        while self._outbox:
             if self._outbox_bytes > OUTBOX_BYTES:
                 raise Broken(WSCloseCode.TRY_AGAIN_LATER, "the node reads too slowly")
-            while self._outbox:
-                batch: list[bytes] = []
-                size = 0
-                while self._outbox and (not batch or size + len(self._outbox[0]) <= FRAME_BYTES):
-                    batch.append(self._outbox.popleft())
-                    size += len(batch[-1])
-                self._outbox_bytes -= size
-                try:
-                    async with asyncio.timeout(SEND_SECONDS):
-                        await self._ws.send_bytes(_array(batch))
-                except TimeoutError:
-                    raise Broken(WSCloseCode.TRY_AGAIN_LATER, "the node reads too slowly") from None
-            if self._closing:
-                raise Broken(WSCloseCode.GOING_AWAY, "closed by the dispatcher")
+            count, size = 1, len(self._outbox[0])
+            while count < len(self._outbox) and size + len(self._outbox[count]) <= FRAME_BYTES:
+                size += len(self._outbox[count])
+                count += 1
+            frame = _array(self._outbox[:count])
+            del self._outbox[:count]
+            self._outbox_bytes -= size
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._ws.send_bytes(frame)
+            except TimeoutError:
+                raise Broken(WSCloseCode.TRY_AGAIN_LATER, "the node reads too slowly") from None
+        if self._closing:
+            raise Broken(WSCloseCode.GOING_AWAY, "closed by the dispatcher")
 
     async def read(self, seconds: float) -> list[NodeMessage] | None:
         """Give the messages of the next frame; None when the node has closed.
