@@ -99,11 +99,23 @@ class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):
         stall_timeout: Seconds without a word of a pull after which it is given up, and tried again.
         credentials: File with logins to registries, in the form of Docker's config.json. Where it is not set: the
             credential docker-config.json that systemd gives, else the file that `docker login` wrote.
+        high_water: Percent of the engine's disk in use from which on images that the agent pulled are removed, those
+            unused for longest first.
+        low_water: Percent of the disk in use at which that ends.
+        exempt: Images that are never removed; ``*`` stands for any text.
     """
 
     pull_timeout: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     stall_timeout: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     credentials: Path | None = None
+    high_water: Annotated[float, Meta(gt=0, le=100)] = 85.0
+    low_water: Annotated[float, Meta(ge=0, le=100)] = 75.0
+    exempt: list[str] = []
+
+    def __post_init__(self) -> None:
+        """Check what only holds between settings."""
+        if self.low_water > self.high_water:
+            raise ValueError("low_water is above high_water, expected at most the same")
 
 
 class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -83,7 +83,15 @@ async def _run(
     machine = capabilities.measure()
     memory = capacity(config.capacity, machine.cpu_count, machine.mem_size).memory
     vitals = Vitals()
-    host = ContainerHost(config.containers, known.id, memory, config.images, data_dir / "marks", vitals=vitals)
+    host = ContainerHost(
+        config.containers,
+        known.id,
+        memory,
+        config.images,
+        data_dir / "marks",
+        pulled=data_dir / "images.json",
+        vitals=vitals,
+    )
 
     def begin(offer: Offer, body: bytes | Path, report: Report, result_limit: int, readopt: bool) -> Invocation:
         return Invocation(offer, body, host, report, data_dir / "bodies", result_limit, readopt=readopt)

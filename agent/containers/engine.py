@@ -88,12 +88,14 @@ class Engine:
     Attributes:
         in_doubt: Set when a call found that the engine does not answer, for whoever watches over it.
         live_restore: Containers go on while the engine is restarted.
+        root: Directory of its images, on its own machine; empty before `connect`.
         call_figures: How long calls take, and how many fail.
     """
 
     def __init__(self) -> None:
         self.in_doubt = asyncio.Event()
         self.live_restore = False
+        self.root = ""
         self.call_figures = Calls(failure_of, "refused", "away")
         self._http: EngineHttp | None = None
         self._own_container = ""
@@ -110,6 +112,7 @@ class Engine:
         await self._http.ask_version(START_SECONDS)
         info = await self._call("GET", "/info")
         self.live_restore = bool(info.get("LiveRestoreEnabled"))
+        self.root = info.get("DockerRootDir") or ""
         if info["OSType"] != "linux":
             raise EngineUnavailable(f"the engine runs {info['OSType']} containers, and fernd needs Linux ones")
         return Facts(
@@ -211,10 +214,18 @@ class Engine:
             if "error" in line:
                 raise EngineError(0, str(line["error"]))
 
-    async def remove_image(self, reference: str) -> None:
-        """Remove an image, if it is there."""
+    async def images_in_use(self) -> set[str]:
+        """Give the ids of all images that a container is made of, whosever it is and whether it runs or not."""
+        return {str(each["ImageID"]) for each in await self._call("GET", "/containers/json", {"all": "1"})}
+
+    async def remove_image(self, reference: str, *, force: bool = True) -> None:
+        """Remove an image, if it is there; one that has another name too loses this one.
+
+        Args:
+            force: Also one that a container which has ended is made of.
+        """
         with contextlib.suppress(NotFound):
-            await self._call("DELETE", f"/images/{segment(reference)}", {"force": "1"})
+            await self._call("DELETE", f"/images/{segment(reference)}", {"force": str(int(force))})
 
     # containers
 

@@ -19,6 +19,7 @@ from agent.containers.container import Container, Sink
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, Inspection, NotFound
 from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing, find_footing
+from agent.containers.image_memory import ImageMemory
 from agent.containers.images import Images, ImageUnavailable
 from agent.containers.marks import Marks
 from agent.containers.memory_pressure import short_of_memory
@@ -80,6 +81,7 @@ class ContainerHost:
         images: ImagesConfig | None = None,
         marks: Path | None = None,
         *,
+        pulled: Path | None = None,
         vitals: Vitals | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random.random,
@@ -89,12 +91,13 @@ class ContainerHost:
         Args:
             memory_budget: MiB that all containers together may have.
             images: How images are pulled; None: as by default.
+            pulled: File of the images that were pulled; None: none of them is ever removed after a restart.
             marks: Directory for `Marks`; None: nothing is taken up after a crash.
             vitals: Where the upkeep of containers says that it makes progress.
         """
         self.config = config
         self.engine = Engine()
-        self.image_store = Images(self.engine, images or ImagesConfig())
+        self.image_store = Images(self.engine, images or ImagesConfig(), memory=ImageMemory(pulled))
         self.arch = ""
         self.internet = False
         self.marks = Marks(marks)
@@ -411,6 +414,7 @@ class ContainerHost:
                     sweep_at = now + SWEEP_SECONDS * (0.5 + self._random())
                     await pool.remove_owed()
                     await self.gc(dry_run=False)
+                    await self.image_store.make_room()
                     await self.image_store.refresh()
             except (EngineError, EngineUnavailable) as error:
                 log.warning("container upkeep waits for the engine", reason=str(error))

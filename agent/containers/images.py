@@ -11,6 +11,8 @@ import structlog
 
 from agent.config import ImagesConfig
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound
+from agent.containers.eviction import Full, disk_of, evict
+from agent.containers.image_memory import ImageMemory
 from agent.protocol import Pull
 
 log = structlog.get_logger()
@@ -47,12 +49,24 @@ class Images:
     """The images of one engine.
 
     Args:
-        config: How long a pull may take, with all its tries, and who we are for a registry.
+        config: How long a pull may take, with all its tries, who we are for a registry, and how full the disk may be.
+        memory: Which images are ours.
+        full: How full the disk is; None: that of the engine.
     """
 
-    def __init__(self, engine: Engine, config: ImagesConfig, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: ImagesConfig,
+        chance: Callable[[], float] = random.random,
+        *,
+        memory: ImageMemory | None = None,
+        full: Full | None = None,
+    ) -> None:
         self._engine = engine
         self._config = config
+        self._memory = memory or ImageMemory(None)
+        self._full = full or disk_of(engine)
         self._chance = chance
         self._pulls: dict[str, _Shared] = {}
         self.present: list[str] = []
@@ -60,6 +74,13 @@ class Images:
     async def refresh(self) -> None:
         """Ask the engine anew which images are present."""
         self.present = await self._engine.images()
+
+    async def make_room(self, *, urgent: bool = False) -> list[str]:
+        """Remove images of ours that are not used where the disk is too full, and name them; see `evict`."""
+        gone = await evict(self._engine, self._memory, self._config, self._full, urgent=urgent)
+        if gone:
+            await self.refresh()
+        return gone
 
     async def ensure(
         self,
@@ -80,6 +101,9 @@ class Images:
             EngineUnavailable: The engine does not answer.
         """
         present = await self._present(reference)
+        if present is None:
+            await self._memory.pulling(reference)
+        self._memory.use(reference)
         if present is not None and (pull == "missing" or "@" in reference):
             return present
         pulling()
@@ -92,9 +116,11 @@ class Images:
             log.warning("image as it was is used", image=reference, reason=str(error))
             return present
         try:
-            return await self._engine.image(reference)
+            image = await self._engine.image(reference)
         except EngineError as error:
             raise ImageUnavailable(f"the image was pulled and is not there: {error.message}") from None
+        await self._memory.got(reference, image.id)
+        return image
 
     async def _present(self, reference: str) -> Image | None:
         try:
@@ -147,6 +173,8 @@ class Images:
             else:
                 return
             log.warning("pull failed", image=reference, attempt=attempt, final=final, reason=str(failure))
+            if "no space left" in str(failure) and attempt == 1 and await self.make_room(urgent=True):
+                continue
             if final or attempt == TRIES:
                 raise failure
             await asyncio.sleep(self._chance() * RETRY_SECONDS)

@@ -119,10 +119,11 @@ def may_be_privileged(revision: Revision, allowed_images: Sequence[str], engine_
     Args:
         allowed_images: References, where ``*`` stands for any text.
     """
-    return revision.privileged and engine_can and any(_matches(revision.image, allowed) for allowed in allowed_images)
+    return revision.privileged and engine_can and any(matches(revision.image, allowed) for allowed in allowed_images)
 
 
-def _matches(image: str, allowed: str) -> bool:
+def matches(image: str, allowed: str) -> bool:
+    """Say whether an image's name is of a form in which ``*`` stands for any text."""
     return re.fullmatch(".*".join(map(re.escape, allowed.split("*"))), image) is not None
 
 
