@@ -23,6 +23,8 @@ SAMPLE = 8
 
 NO_NODE = "no node is connected"
 
+OWNERS_REMEMBERED = 10_000
+
 PARK_SECONDS = 0.5
 """A revision that every node looked at has just declined is tried again after so long."""
 
@@ -78,7 +80,9 @@ class _Class:
     def __init__(self, need: _Need) -> None:
         self.need = need
         self.turn: deque[str] = deque()
-        """Keys of the revisions with demand, whose turn goes round."""
+        """Accounts with demand, whose turn goes round."""
+        self.lines: dict[str, deque[str]] = {}
+        """Of each of them, the keys of its revisions with demand, whose turn goes round in the same way."""
         self.ready = SampledSet()
         self.in_turn = False
         """It stands in `Matching._turn`."""
@@ -128,7 +132,7 @@ class _Demand(Struct):
     """Grows with each task added, so that a claim that found too few can tell which came after it."""
     count: int = 0
     in_turn: bool = False
-    """It stands in `_Class.turn`."""
+    """It stands in a line of its `_Class`."""
 
 
 class Matching:
@@ -141,6 +145,8 @@ class Matching:
         self._demand: dict[str, _Demand] = {}
         self._warm: dict[str, SampledSet] = {}
         self._images: dict[str, SampledSet] = {}
+        self._owners: dict[str, str] = {}
+        """Accounts of functions, as far as they are known: those called last."""
         self._parked: dict[str, float] = {}
         """Revisions that every node looked at declined, and until when they rest."""
         self._serial = 0
@@ -225,6 +231,12 @@ class Matching:
         demand.count += count
         demand.added += count
         self._take_turns(demand)
+
+    def owned(self, function: str, account: str) -> None:
+        """Note whose function it is. Until that is known, it takes turns as if its account had no other."""
+        if self._owners.pop(function, None) is None and len(self._owners) >= OWNERS_REMEMBERED:
+            del self._owners[next(iter(self._owners))]
+        self._owners[function] = account
 
     def demand(self, revision_key: str) -> int:
         """Say how many tasks of a revision wait, and were not matched yet."""
@@ -320,13 +332,26 @@ class Matching:
 
     def _match_in(self, klass: _Class, now: float) -> Match | None:
         for _ in range(len(klass.turn)):
-            key = klass.turn[0]
+            account = klass.turn[0]
+            match = self._match_of(klass.lines[account], klass, now)
+            if klass.lines[account]:
+                klass.turn.rotate(-1)
+            else:
+                klass.turn.popleft()
+                del klass.lines[account]
+            if match is not None or not klass.ready:
+                return match
+        return None
+
+    def _match_of(self, line: deque[str], klass: _Class, now: float) -> Match | None:
+        for _ in range(len(line)):
+            key = line[0]
             demand = self._demand[key]
             if demand.count <= 0:
-                klass.turn.popleft()
+                line.popleft()
                 del self._demand[key]
                 continue
-            klass.turn.rotate(-1)
+            line.rotate(-1)
             if self._parked.get(key, now) > now:
                 continue
             node = self._choose(demand.revision, klass, now)
@@ -346,13 +371,13 @@ class Matching:
             if not holders:
                 continue
             near = (node_id for node_id in holders.sample(SAMPLE, self._rng) if node_id in klass.ready)
-            chosen = self._least_loaded(near, revision.key, now)
+            chosen = self._best(near, revision.key, now)
             if chosen is not None:
                 return chosen
-        return self._least_loaded(klass.ready.sample(SAMPLE, self._rng), revision.key, now)
+        return self._best(klass.ready.sample(SAMPLE, self._rng), revision.key, now)
 
-    def _least_loaded(self, node_ids: Iterable[str], revision_key: str, now: float) -> _Node | None:
-        best: tuple[float, _Node] | None = None
+    def _best(self, node_ids: Iterable[str], revision_key: str, now: float) -> _Node | None:
+        best: tuple[tuple[int, float], _Node] | None = None
         for node_id in node_ids:
             node = self._nodes[node_id]
             until = node.shunned.get(revision_key)
@@ -361,9 +386,11 @@ class Matching:
                     continue
                 del node.shunned[revision_key]
             cpu, _, _ = node.free()
-            idle = cpu / (node.capabilities.cpu_count or 1)
-            if best is None or idle > best[0]:
-                best = (idle, node)
+            # By powers of two: round trips that are about as long count as alike.
+            distance = int(node.capabilities.network_latency or 0).bit_length()
+            rank = (-distance, cpu / (node.capabilities.cpu_count or 1))
+            if best is None or rank > best[0]:
+                best = (rank, node)
         return best[1] if best else None
 
     # classes
@@ -397,7 +424,11 @@ class Matching:
     def _take_turns(self, demand: _Demand) -> None:
         if not demand.in_turn:
             klass = self._class_of(demand.revision)
-            klass.turn.append(demand.revision.key)
+            account = self._owners.get(demand.revision.function, demand.revision.function)
+            if account not in klass.lines:
+                klass.lines[account] = deque()
+                klass.turn.append(account)
+            klass.lines[account].append(demand.revision.key)
             demand.in_turn = True
             self._enqueue(klass)
 

@@ -148,6 +148,7 @@ class Queue:
         self.check_room()
         task_id = await self._store.create_task(new)
         if task_id == new.id:
+            self._matching.owned(new.revision.function, new.account)
             self._events.publish(task_id, "state", {"state": State.QUEUED})
             self.put_back(new.revision)
         return task_id
@@ -162,6 +163,7 @@ class Queue:
         draft = self.drafts.add(new)
         self._events.publish(new.id, "state", {"state": State.QUEUED})
         self.waiting += 1
+        self._matching.owned(new.revision.function, new.account)
         self._matching.added(new.revision)
         self._match()
         if draft.lease is None and self.outside is not None:

@@ -173,6 +173,29 @@ def test_functions_take_turns() -> None:
     assert sorted(match.revision.number for match in drain(subject)) == [1, 1, 2, 2]
 
 
+def test_an_account_with_a_long_queue_does_not_starve_another() -> None:
+    """100,000 tasks of twenty functions of one account wait; the ten tasks of another take every second turn."""
+    subject = matching()
+    for number in range(20):
+        function = f"{number:024x}"
+        subject.owned(function, "many")
+        subject.added(Revision(function, 1, "image"), 5000)
+    subject.owned(FUNCTION, "few")
+    subject.added(revision(), 10)
+    subject.node_joined("n", Capabilities(64, 65536), Credit(20, 65536, 20), [], [])
+    assert [match.revision.function for match in drain(subject)].count(FUNCTION) == 10
+
+
+def test_of_nodes_that_are_alike_the_nearer_is_chosen_then_the_less_loaded() -> None:
+    """A round trip of many times as long counts before the load; one that is about as long does not."""
+    subject = matching()
+    subject.node_joined("far", Capabilities(4, 4096, 80.0), ROOMY, [], [])
+    subject.node_joined("near", Capabilities(4, 4096, 3.0), Credit(3, 4096, 8), [], [])
+    subject.node_joined("as near", Capabilities(4, 4096, 2.0), Credit(2, 4096, 8), [], [])
+    subject.added(revision(), 5)
+    assert [match.node for match in drain(subject)] == ["near", "near", "as near", "near", "as near"]
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20))), st.integers(1, 8))
 def test_sampled_set_is_a_set(steps: list[tuple[bool, int]], count: int) -> None:
     """Whatever goes in and out, membership is that of a set and a sample holds distinct members."""
