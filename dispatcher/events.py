@@ -33,6 +33,12 @@ INTRODUCED_SECONDS = 0.3
 RECENT = 4096
 """Ended tasks remembered, so that one that ends just before somebody waits for it is not missed."""
 
+ENDED = 512
+"""Ended tasks whose events are kept for who comes late, or comes back."""
+
+ENDED_LOG_BYTES = 4 * 1024 * 1024
+"""Bytes of log lines kept of all of them together."""
+
 Kind = Literal["state", "phase", "pull", "progress", "log", "end"]
 
 
@@ -61,6 +67,10 @@ class _Channel:
         self.taken_in: dict[str, int] = {}
         """Of each other dispatcher the id of the last event that was taken in."""
 
+    def position(self, after: int | None) -> int:
+        """Give the id of the last event seen, or 0 where it was seen of another dispatcher."""
+        return after if after is not None and after <= self.count else 0
+
     def after(self, last: int) -> list[Event]:
         kept = sorted(self.latest.values(), key=lambda event: event.id)
         return [event for event in (*kept, *self.events) if event.id > last]
@@ -86,6 +96,25 @@ class _Channel:
         self.omitted += size
         if event.kind != "log":
             self.latest[event.kind] = event
+
+
+class _Ended:
+    """What happened to the tasks that ended last."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, _Channel] = {}
+        self._log_bytes = 0
+
+    def add(self, task_id: str, channel: _Channel) -> None:
+        channel.shrink(LOG_SHARE)
+        self._channels[task_id] = channel
+        self._log_bytes += channel.log_bytes
+        while len(self._channels) > ENDED or self._log_bytes > ENDED_LOG_BYTES:
+            self._log_bytes -= self._channels.pop(next(iter(self._channels))).log_bytes
+
+    def after(self, task_id: str, last: int | None) -> list[Event]:
+        channel = self._channels.get(task_id)
+        return [] if channel is None else channel.after(channel.position(last))
 
 
 def _log_bytes(event: Event) -> int:
@@ -120,6 +149,7 @@ class Events:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[str, Event] = {}
         """How the last tasks ended."""
+        self._ended = _Ended()
         self._watched: Counter[str] = Counter()
         self.outside: Outside | None = None
         self._log_bytes = 0
@@ -189,6 +219,7 @@ class Events:
             channel.ended = True
             del self._channels[task_id]
             self._log_bytes -= channel.log_bytes
+            self._ended.add(task_id, channel)
             self._recent[task_id] = event
             if len(self._recent) > RECENT:
                 del self._recent[next(iter(self._recent))]
@@ -254,16 +285,22 @@ class Events:
                 del self._waiting[task_id]
         return True
 
-    async def watch(self, task_id: str, after: int | None) -> AsyncIterator[Event]:
-        """Give the events of a task that is under way, from the one after ``after``, to its ``end``.
+    def past(self, task_id: str, after: int | None) -> list[Event]:
+        """Give what is still kept of a task that ended, from the event after ``after`` on."""
+        return self._ended.after(task_id, after)
 
-        Nothing comes for a task that ended meanwhile.
+    async def watch(self, task_id: str, after: int | None) -> AsyncIterator[Event]:
+        """Give the events of a task, from the one after ``after``, to its ``end``.
+
+        Of a task that ended meanwhile, those come that are still kept.
 
         Args:
             after: Id of the last event seen. One that is unknown here (the dispatcher was
                 restarted meanwhile) counts as none.
         """
         if task_id in self._recent:
+            for event in self.past(task_id, after):
+                yield event
             return
         with self._interest(task_id):
             async for event in self._follow(self._channel(task_id), after):
@@ -271,7 +308,7 @@ class Events:
 
     @staticmethod
     async def _follow(channel: _Channel, after: int | None) -> AsyncIterator[Event]:
-        last = after if after is not None and after <= channel.count else 0
+        last = channel.position(after)
         while True:
             channel.news.clear()
             for event in channel.after(last):

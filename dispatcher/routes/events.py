@@ -29,6 +29,10 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
         if last is not None and last.kind == "end":
             return stream.response
         task = await task_of(request, account)
+    elif past := request.app[CORE].events.past(task.id, last_seen(request)):
+        for event in past:
+            await stream.send(event.kind, event.content, event.id)
+        return stream.response
     if task.state in (State.FINISHED, State.CANCELLED):
         await stream.send("end", {"state": task.state, "status": task.status, "error": task.error})
     return stream.response

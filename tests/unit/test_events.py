@@ -49,6 +49,20 @@ async def test_memory_is_bounded_for_a_task_and_given_back_at_its_end() -> None:
     assert events.ended == {"OK": 1}
 
 
+async def test_what_ended_tasks_wrote_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tasks that ended the last ones are kept, and of each the end of what it wrote."""
+    monkeypatch.setattr(board, "ENDED_LOG_BYTES", 10_000)
+    monkeypatch.setattr(board, "LOG_SHARE", 1_000)
+    events = Events()
+    for task in range(20):
+        for number in range(100):
+            events.publish(f"t{task}", "log", {"stream": "stderr", "line": f"{number:099}"})
+        events.publish(f"t{task}", "end", END)
+    assert [task for task in range(20) if events.past(f"t{task}", None)] == list(range(10, 20))
+    assert [event.id for event in events.past("t19", 98)] == [99, 100, 101]
+    assert events._log_bytes == 0
+
+
 async def test_a_flood_of_lines_does_not_hide_where_a_task_stands() -> None:
     """Who comes after many log lines still learns of the last state, phase and progress, in order."""
     events = Events()

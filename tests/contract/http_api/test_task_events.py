@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from dispatcher import events as board
 from dispatcher.app import build
 from dispatcher.cli import listening
 from dispatcher.routes import events as route
@@ -52,10 +53,37 @@ async def test_events_are_resumed_after_the_last_one_seen(api: Api) -> None:
     assert (second["id"], second["event"]) == ("2", "end")
 
 
-async def test_events_of_an_ended_task_are_its_end(api: Api, node: Node) -> None:
-    """Who comes too late is told how it ended, and nothing else."""
+async def test_who_comes_back_after_the_end_misses_nothing(api: Api, node: Node) -> None:
+    """What happened while a watcher was cut off is told after the end, too, and once."""
     task_id = await api.task(await api.function())
+    async with _stream(api, task_id) as stream:
+        first = await _event(stream)
+    offer = await node.take()
+    await node.progress(offer.lease, 40, message="half way")
+    await node.wrote(offer.lease, ("stderr", b"a line"))
+    await node.finish(offer.lease, status=200)
+    async with _stream(api, task_id, last=first["id"]) as stream:
+        events = [await _event(stream)]
+        while events[-1]["event"] != "end":
+            events.append(await _event(stream))
+        assert await stream.read() == b""
+    assert {"progress", "log"} <= {event["event"] for event in events}
+    assert [event["id"] for event in events] == [str(number + 2) for number in range(len(events))]
+    async with _stream(api, task_id, last=events[-1]["id"]) as stream:
+        assert (await _event(stream))["event"] == "end"
+        assert await stream.read() == b""
+
+
+async def test_events_of_a_task_that_ended_long_ago_are_its_end(
+    api: Api, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes when its events are not kept any more is told how it ended, and nothing else."""
+    monkeypatch.setattr(board, "ENDED", 1)
+    function_id = await api.function()
+    task_id = await api.task(function_id)
     await node.run(status=404)
+    await api.task(function_id)
+    await node.run(status=200)
     async with _stream(api, task_id) as stream:
         end = await _event(stream)
         assert await stream.read() == b""
