@@ -18,7 +18,7 @@ from agent.containers.answer import AnswerBody, AnswerNotKept
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.containers.execution import CannotRun, ConnectionLost, Execution, GaveBack, Ran, Report
 from agent.containers.host import ContainerHost, Refused
-from agent.containers.images import ImageUnavailable
+from agent.containers.images import ImageUnavailable, NoDisk
 from agent.containers.job import readopt_job, run_job
 from agent.containers.pool import NoRoom
 from agent.containers.server import serve
@@ -119,6 +119,9 @@ class Invocation:
             if execution.revision.mode == "http":
                 return await serve(execution)
             return await (readopt_job if self._readopt else run_job)(execution)
+        except NoDisk as error:
+            self._log.warning("image not pulled", reason=str(error))
+            return GaveBack(str(error), started=False)
         except ImageUnavailable as error:
             return execution.ended("image_unavailable", str(error))
         except CannotRun as error:

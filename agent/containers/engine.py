@@ -88,6 +88,7 @@ class Engine:
     Attributes:
         in_doubt: Set when a call found that the engine does not answer, for whoever watches over it.
         live_restore: Containers go on while the engine is restarted.
+        arch: As the kernel names it; empty before `connect`.
         root: Directory of its images, on its own machine; empty before `connect`.
         call_figures: How long calls take, and how many fail.
     """
@@ -96,6 +97,7 @@ class Engine:
         self.in_doubt = asyncio.Event()
         self.live_restore = False
         self.root = ""
+        self.arch = ""
         self.call_figures = Calls(failure_of, "refused", "away")
         self._http: EngineHttp | None = None
         self._own_container = ""
@@ -113,6 +115,7 @@ class Engine:
         info = await self._call("GET", "/info")
         self.live_restore = bool(info.get("LiveRestoreEnabled"))
         self.root = info.get("DockerRootDir") or ""
+        self.arch = info["Architecture"]
         if info["OSType"] != "linux":
             raise EngineUnavailable(f"the engine runs {info['OSType']} containers, and fernd needs Linux ones")
         return Facts(

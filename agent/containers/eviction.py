@@ -45,6 +45,15 @@ def disk_of(engine: Engine) -> Full:
     return full
 
 
+async def free_of(engine: Engine) -> int | None:
+    """Count the bytes that are free on the disk of an engine's images; None where that cannot be told from here."""
+    try:
+        found = await asyncio.to_thread(os.statvfs, engine.root) if engine.root else None
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize if found is not None else None
+
+
 async def evict(
     engine: Engine, memory: ImageMemory, config: ImagesConfig, full: Full, *, urgent: bool = False
 ) -> list[str]:

@@ -20,7 +20,7 @@ from agent.containers.engine import Engine, EngineError, EngineUnavailable, Imag
 from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing, find_footing
 from agent.containers.image_memory import ImageMemory
-from agent.containers.images import Images, ImageUnavailable
+from agent.containers.images import Images, ImageUnavailable, NoDisk
 from agent.containers.marks import Marks
 from agent.containers.memory_pressure import short_of_memory
 from agent.containers.networks import Networks
@@ -341,7 +341,7 @@ class ContainerHost:
             spec = await self._spec(revision, image, server_environment())
         except NotFound:
             raise CannotPrewarm("the image is not here") from None
-        except (Refused, ImageUnavailable) as reason:
+        except (Refused, ImageUnavailable, NoDisk) as reason:
             raise CannotPrewarm(str(reason)) from None
         return await self.pool.start(spec)
 

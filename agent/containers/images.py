@@ -11,12 +11,15 @@ import structlog
 
 from agent.config import ImagesConfig
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound
-from agent.containers.eviction import Full, disk_of, evict
+from agent.containers.eviction import Full, disk_of, evict, free_of
 from agent.containers.image_memory import ImageMemory
+from agent.containers.manifest import layer_bytes
+from agent.containers.registry_login import login_to
 from agent.protocol import Pull
 
 log = structlog.get_logger()
 
+MIB = 1024 * 1024
 TRIES = 3
 RETRY_SECONDS = 2.0
 """The longest wait before another try."""
@@ -31,6 +34,14 @@ _FINAL = re.compile(
 
 class ImageUnavailable(Exception):
     """The image is not here and cannot be had; the text says why."""
+
+
+class NoDisk(Exception):
+    """The engine's disk has no room for the image: another node may; the text says how much is missing."""
+
+
+UNPACKED = 3
+"""A layer takes so many times its size: as it is sent, and unpacked beside that, about twice as large."""
 
 
 class _Shared:
@@ -98,6 +109,7 @@ class Images:
 
         Raises:
             ImageUnavailable: It cannot be had.
+            NoDisk: There is no room for it.
             EngineUnavailable: The engine does not answer.
         """
         present = await self._present(reference)
@@ -150,11 +162,28 @@ class Images:
         log.info("pull begins", image=reference)
         try:
             async with asyncio.timeout(self._config.pull_timeout):
+                await self._find_room(reference)
                 await self._pull_with_retries(reference, shared)
         except TimeoutError:
             raise ImageUnavailable(f"the image was not pulled within {self._config.pull_timeout:g} s") from None
         log.info("pull ended", image=reference)
         await self.refresh()
+
+    async def _find_room(self, reference: str) -> None:
+        """See that the image will fit before any of it is fetched; what is not needed goes for it."""
+        if await self._present(reference) is not None:
+            return  # most of it is here, and what has changed is seldom much
+        login = await login_to(reference, self._config.credentials) or {}
+        size = await layer_bytes(reference, self._engine.arch, login)
+        if size is None:
+            return
+        for last in (False, True):
+            free = await free_of(self._engine)
+            if free is None or free >= size * UNPACKED:
+                return
+            if last or not await self.make_room(urgent=True):
+                needed = f"{size * UNPACKED / MIB:.0f} MiB"
+                raise NoDisk(f"the disk has no room for the image: it takes {needed}, {free / MIB:.0f} MiB are free")
 
     async def _pull_with_retries(self, reference: str, shared: _Shared) -> None:
         for attempt in range(1, TRIES + 1):

@@ -41,15 +41,22 @@ async def login_for(
     Args:
         named: The file with the logins. None: systemd's credential where there is one, else Docker's own.
     """
+    login = await login_to(reference, named, environ)
+    if login is None:
+        return {}
+    encoded = base64.urlsafe_b64encode(msgspec.json.encode({**login, "serveraddress": registry_of(reference)}))
+    return {"X-Registry-Auth": encoded.decode()}
+
+
+async def login_to(
+    reference: str, named: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str] | None:
+    """Give the login for an image's registry: name and password, or a token; None where there is none."""
     config = await asyncio.to_thread(_read, named or _usual_file(environ))
     registry = registry_of(reference)
     helper = _given(config, "credHelpers").get(registry) or config.get("credsStore")
     login = await _ask(str(helper), registry) if helper else None
-    login = login or _written(_given(config, "auths"), registry)
-    if login is None:
-        return {}
-    encoded = base64.urlsafe_b64encode(msgspec.json.encode({**login, "serveraddress": registry}))
-    return {"X-Registry-Auth": encoded.decode()}
+    return login or _written(_given(config, "auths"), registry)
 
 
 def _usual_file(environ: Mapping[str, str]) -> Path:

@@ -38,7 +38,7 @@ class Registry:
     """Serves ``small:latest``; anything else is unknown.
 
     Attributes:
-        pulls: How often the manifest's content was asked for.
+        pulls: How often the layer was asked for.
         asked: How often the manifest was asked for, or whether it is still the same.
         digest: Of its manifest.
         failures: So many further requests of the image are answered with 503.
@@ -146,7 +146,6 @@ class Registry:
         if request.match_info["name"] != "small":
             unknown = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
             return web.json_response(unknown, status=404)
-        self.pulls += request.method == "GET"
         headers = {"Docker-Content-Digest": _digest(self._manifest), "Content-Type": _MANIFEST}
         return web.Response(body=self._manifest, headers=headers)
 
@@ -155,6 +154,7 @@ class Registry:
         self._check(request)
         content = self._blobs[digest]
         if digest == self._layer:
+            self.pulls += 1
             await self.open.wait()
             if self.breaks:
                 self.breaks -= 1

@@ -17,8 +17,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.config import ImagesConfig
+from agent.containers import images
 from agent.containers.engine import Engine, EngineUnavailable
-from agent.containers.images import Images, ImageUnavailable
+from agent.containers.images import Images, ImageUnavailable, NoDisk
+from agent.containers.manifest import layer_bytes
 from agent.protocol import Pull
 from tests.contract.containers.registry import Registry
 
@@ -100,8 +102,8 @@ async def pull(
 ) -> str:
     """Pull an image; gives its id."""
     config = ImagesConfig(pull_timeout=limit, stall_timeout=stall, credentials=file)
-    images = Images(engine, config, chance=lambda: 0.01)
-    return (await images.ensure(image, lambda: None, lambda *_: None, policy)).id
+    store = Images(engine, config, chance=lambda: 0.01)
+    return (await store.ensure(image, lambda: None, lambda *_: None, policy)).id
 
 
 async def test_a_registry_with_a_password(
@@ -233,3 +235,32 @@ async def test_a_tag_that_moved(engine: Engine, bad: Registry) -> None:
         assert new != old
         assert await pull(engine, bad.image) == new
     await engine.remove_image(old)
+
+
+@pytest.mark.parametrize("login", ["", f"me:{PASSWORD}"])
+async def test_an_image_that_does_not_fit_is_not_fetched(
+    engine: Engine, bad: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str
+) -> None:
+    """The manifest says how large it is: no layer is asked for where the disk has no room, and it is once there is."""
+    bad.login = login
+    file = logins(tmp_path, bad.address)
+    free = 5 * 1024 * 1024
+
+    async def little(_: Engine) -> int:
+        return free
+
+    monkeypatch.setattr(images, "free_of", little)
+    bad.open.clear()  # a layer that is asked for never comes
+    with pytest.raises(NoDisk, match=r"takes 6 MiB, 5 MiB are free"):
+        await pull(engine, bad.image, file=file)
+    bad.open.set()
+    free *= 2
+    assert await pull(engine, bad.image, file=file)
+
+
+async def test_a_size_that_nobody_knows(engine: Engine, bad: Registry) -> None:
+    """Where the registry does not say it to us, the engine pulls all the same, and says what is wrong itself."""
+    assert await layer_bytes(bad.image, "riscv64", {}) == await layer_bytes(bad.image, "x86_64", {})
+    assert await layer_bytes("127.0.0.1:1/nobody/here:v1", "x86_64", {}) is None
+    bad.refuses = 500
+    assert await layer_bytes(bad.image, "x86_64", {}) is None

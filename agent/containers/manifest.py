@@ -1,0 +1,104 @@
+"""How many bytes an image has, asked of its registry before they are fetched.
+
+The engine pulls; this only reads the manifest. Whatever stands in the way of that is no reason not to pull: the answer
+is then that nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+
+from agent.containers.registry_login import HUB, registry_of
+
+log = structlog.get_logger()
+
+SECONDS = 5.0
+"""For everything that is asked."""
+
+_KINDS = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
+    ", application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+)
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_HUB_HOST = "registry-1.docker.io"
+
+
+async def layer_bytes(reference: str, arch: str, login: Mapping[str, str]) -> int | None:
+    """Add up the layers of an image as they are sent; None where its registry does not say it.
+
+    Args:
+        arch: The engine's, for an image of several.
+        login: Name and password, if there are any: see `login_to`.
+    """
+    try:
+        async with (
+            asyncio.timeout(SECONDS),
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+        ):
+            return await _Registry(http, reference, login).layer_bytes(_MACHINES.get(arch, arch))
+    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
+        log.info("the size of an image is not known", image=reference, reason=type(error).__name__)
+        return None
+
+
+class _Registry:
+    def __init__(self, http: aiohttp.ClientSession, reference: str, login: Mapping[str, str]) -> None:
+        registry = registry_of(reference)
+        path = reference if registry == HUB else reference.removeprefix(f"{registry}/")
+        name, at, digest = path.partition("@")
+        repository, _, tag = name.partition(":")
+        if registry == HUB:
+            repository = repository.removeprefix("docker.io/").removeprefix("index.docker.io/")
+            repository = repository if "/" in repository else f"library/{repository}"
+        host = _HUB_HOST if registry == HUB else registry
+        # The engine, too, speaks to a registry on this machine without TLS.
+        local = host.partition(":")[0] in {"localhost", "127.0.0.1"}
+        self._http = http
+        self._url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/"
+        self._reference = digest if at else tag or "latest"
+        self._login = login
+        self._headers = {"Accept": _KINDS}
+
+    async def layer_bytes(self, machine: str) -> int | None:
+        manifest = await self._manifest(self._reference)
+        if "manifests" in manifest:
+            ours = [
+                each["digest"]
+                for each in manifest["manifests"]
+                if each.get("platform", {}).get("architecture") == machine and each["platform"].get("os") == "linux"
+            ]
+            if not ours:
+                return None
+            manifest = await self._manifest(ours[0])
+        return sum(int(layer["size"]) for layer in manifest["layers"])
+
+    async def _manifest(self, reference: str) -> dict[str, Any]:
+        for _ in range(2):
+            async with self._http.get(self._url + reference, headers=self._headers) as response:
+                if response.status == 401 and "Authorization" not in self._headers:
+                    self._headers["Authorization"] = await self._authorize(response.headers["WWW-Authenticate"])
+                    continue
+                response.raise_for_status()
+                return msgspec.json.decode(await response.read(), type=dict[str, Any])
+        raise ValueError("the registry wants to know us better")
+
+    async def _authorize(self, challenge: str) -> str:
+        user, password = self._login.get("username", ""), self._login.get("password", "")
+        basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        if not challenge.lower().startswith("bearer"):
+            return basic
+        asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        realm = asked.pop("realm")
+        headers = {"Authorization": basic} if user else {}
+        async with self._http.get(realm, params=asked, headers=headers) as response:
+            response.raise_for_status()
+            answer = msgspec.json.decode(await response.read(), type=dict[str, Any])
+        return f"Bearer {answer.get('token') or answer['access_token']}"
