@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import socket
 
 import aiohttp
 import pytest
@@ -22,6 +23,7 @@ from agent.protocol import (
     NodeMessage,
     encode,
 )
+from dispatcher import wire
 from tests.contract.http_api.api import SECONDS, Api, Node
 
 
@@ -156,3 +158,21 @@ async def test_session_is_opened_by_get_alone(api: Api) -> None:
         headers={"Authorization": credential, "Upgrade": "websocket", "Connection": "Upgrade"},
     )
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+
+async def test_node_that_does_not_read_is_shed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not take off the wire is not kept for it without bound: its session ends."""
+    monkeypatch.setattr(wire, "SEND_SECONDS", 0.2)
+    node_id, credential = await api.join()
+    ws = await connect(api, node_id, credential)
+    ws.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await ws.send_bytes(encode([NodeHello("v", Capabilities(64, 65536), Credit(64, 65536, 64))]))
+    await ws.receive_bytes()
+    function_id, body = await api.function(), b'"' + b"x" * 200_000 + b'"'
+    with capture_logs() as logs:
+        async with asyncio.timeout(SECONDS):
+            while (await api("GET", f"/v1/node/{node_id}")).json()["available"]:
+                # In the end more than all buffers on the way hold.
+                await api("POST", f"/v1/task/{function_id}", body=body)
+    assert [entry["reason"] for entry in logs if entry["event"] == "session ended"] == ["the node reads too slowly"]
+    await ws.close()
