@@ -117,7 +117,7 @@ async def post(
     except aiohttp.ClientPayloadError:
         raise Broken("the connection was closed in the middle of the answer") from None
     except HttpProcessingError as error:
-        raise NotHttp(f"the answer is not HTTP: {_first_line(error.message)}") from None
+        raise NotHttp(f"the answer is not HTTP: {_parser_says(error.message)}") from None
     except (aiohttp.ClientError, OSError) as error:
         unseen = connection.used and not answer_body.size
         raise Broken(f"the connection broke: {_first_line(str(error))}", unseen=unseen) from None
@@ -220,6 +220,12 @@ def _end_to_end(raw: RawHeaders) -> Headers:
 def _open_ended(message: RawResponseMessage) -> bool:
     names = {name.lower() for name, _ in message.raw_headers}
     return not names & {b"content-length", b"transfer-encoding"} and message.code not in {204, 304}
+
+
+def _parser_says(message: str) -> str:
+    """Give what the parser found wrong, without the bytes that it quotes."""
+    found = _first_line(message).partition(" when reading: b")[0].partition(": b")[0].rstrip(": ")
+    return f"{found[:1].lower()}{found[1:]}"
 
 
 def _first_line(text: str) -> str:

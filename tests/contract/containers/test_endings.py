@@ -65,7 +65,7 @@ HTTP = [
     case("exiting at once", "", "crash", detail="code 7 before it was ready", env={"START": "exit:7"}, exit_code=7),
     case("dying at once", "", "crash", detail="SIGSEGV", env={"START": "signal:SIGSEGV"}, exit_code=139),
     case("answer that is cut", "do=cut", "bad_response", detail="in the middle of the answer"),
-    case("answer that is garbage", "do=garbage", "bad_response", detail="not HTTP"),
+    case("answer that is garbage", "do=garbage", "bad_response", detail="is not HTTP: bad status line"),
     case("no answer", "do=close", "bad_response", detail="without an answer"),
     case("change of protocol", "do=switch", "bad_response", detail="101"),
     case("hints before the answer", "do=early-hints", "answered", status=200, body=b"after the hints"),

@@ -82,7 +82,9 @@ async def test_request_reaches_the_node_byte_for_byte(api: Api, node: Node) -> N
     ]
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "application/a+json"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/json; charset=utf-8", "application/a+json", "text/json"]
+)
 @pytest.mark.parametrize("body", [b"{", b"{'a': 1}", b'"\xff"', b"1 2", b"NaN", b"[" * 100_000, b'["' + b"a" * 500_000])
 async def test_body_that_says_json_and_is_not_is_refused(api: Api, content_type: str, body: bytes) -> None:
     """A JSON content type with anything else in the body is 400, small or large."""
@@ -97,6 +99,7 @@ async def test_body_that_says_json_and_is_not_is_refused(api: Api, content_type:
     [
         ("application/json", b""),
         ("application/json", b' {"a": [1, 2.5, "\xc3\xbc"]} '),
+        ("application/json", rb'["\ud800", "\\ud800", {"\uDFFF": 1}]'),
         ("application/jsonp", b"{"),
         ("text/plain", b"{"),
         ("application/octet-stream", b"\xff"),
