@@ -178,9 +178,11 @@ async def function_figures(app: web.Application, account: str, function_id: str)
 def task_row(core: Core, line: TaskLine) -> TaskRow:
     """Show a task in an overview, with the newest that its node has said where that is known here."""
     phase, progress, message = line.phase, line.progress, line.progress_message
-    holding = core.leases.of_task(line.id) if line.state is State.ACCEPTED else None
+    # What a node says of a task may come before its accept is written down.
+    begun = line.state is State.ACCEPTED
+    holding = core.leases.of_task(line.id) if line.state in (State.OFFERED, State.ACCEPTED) else None
     if holding is not None and holding.shown is not None:
-        phase = holding.shown.phase
+        begun, phase = True, holding.shown.phase
         if holding.shown.percent is not None and holding.shown.percent >= progress:
             progress, message = holding.shown.percent, holding.shown.message
     return TaskRow(
@@ -192,7 +194,7 @@ def task_row(core: Core, line: TaskLine) -> TaskRow:
         progress=progress,
         message=message,
         status=line.status,
-        state=phase if line.state is State.ACCEPTED and phase else line.state,
+        state=phase if begun and phase else line.state,
         node=line.node,
         error=line.error,
     )
