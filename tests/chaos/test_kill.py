@@ -32,7 +32,7 @@ VICTIMS = ("agent", "dispatcher", "agent and dispatcher")
 STORM_SECONDS = 15.0
 
 CANCELLED = 0.1
-"""Of the tasks of a storm, so many are cancelled or have just ended when they would be."""
+"""So often a task of a storm is cancelled, unless it has just ended."""
 
 
 def chosen(made: World, victim: str) -> list[Program]:
@@ -124,8 +124,7 @@ async def test_at_random_instants(tmp_path: Path, tally: Tally, number: int) -> 
         storm = asyncio.create_task(_storm(made, over))
         while time.monotonic() < over:
             await made.client.submit_some(1)
-            if made.rng.random() < CANCELLED:
-                await made.client.cancel(made.rng.choice(made.client.ledger[-10:]))
+            if made.rng.random() < CANCELLED and await made.client.cancel(made.rng.choice(made.client.ledger[-10:])):
                 tally.fault("cancelled by its owner")
             await asyncio.sleep(made.rng.uniform(0, 0.5))  # the load itself, not a wait for anything
         await storm
