@@ -98,8 +98,13 @@ def _sample(name: str, labels: str | None, value: str) -> dict[str, Any]:
 
 
 def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Path:
+    from agent.control_socket import SOCKET  # noqa: PLC0415 - only when it runs
+
     outer_config, outer_data_dir = ctx.obj
-    return load_settings(config or outer_config, data_dir or outer_data_dir)[1]
+    directory = load_settings(config or outer_config, data_dir or outer_data_dir)[1]
+    # The agent of `fernd up` keeps what is its own in a directory within the one that was given.
+    inside = directory / "agent"
+    return inside if (inside / SOCKET).exists() and not (directory / SOCKET).exists() else directory
 
 
 def _ask(data_dir: Path, command: Any, *, dry_run: bool = False) -> Any:

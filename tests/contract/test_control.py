@@ -234,6 +234,16 @@ async def test_the_socket_is_the_owners_alone_and_outlives_a_crash(
     assert (done.exit_code, done.stderr) == (3, f"error: no agent runs with {tmp_path}\n")
 
 
+async def test_the_agent_of_fernd_up_is_found_by_the_directory_of_both(start: StartNode, tmp_path: Path) -> None:
+    """Whoever names the directory that `fernd up` was given, or gives none to either, reaches its agent."""
+    inside = tmp_path / "agent"
+    inside.mkdir()
+    running = start(urls=["http://127.0.0.1:1"])
+    async with control.serving(inside, running.node):
+        done = await run(tmp_path, "status", "--json")
+    assert json.loads(done.output)["node"] == NODE_ID
+
+
 async def test_a_long_path_and_nonsense_do_no_harm(start: StartNode, tmp_path: Path) -> None:
     """A data directory deeper than a socket's address can say works, and what is no command is answered."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
