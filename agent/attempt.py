@@ -9,6 +9,7 @@ import asyncio
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agent import task_state as ts
 from agent.admission import Permit
@@ -21,6 +22,8 @@ from agent.protocol import Accept, CreditNotice, Decline, GiveBack, Held, Lease,
 from agent.status import AttemptStatus
 from agent.task_state import Life, State
 from agent.workplace import Work, Workplace
+
+log = structlog.get_logger()
 
 RESTARTED = "the agent was restarted"
 
@@ -48,7 +51,6 @@ class Attempt:
         self._delivery: Delivery | None = None
         self._give_back = ("", False)
         self._lasting: asyncio.TimerHandle | None = None
-        self._log = structlog.get_logger().bind(task=lease.task, attempt=lease.attempt)
 
     @classmethod
     def of_offer(cls, offer: Offer, permit: Permit, workplace: Workplace) -> Attempt:
@@ -89,6 +91,12 @@ class Attempt:
         self.report = ProgressReport(
             offer.lease, self._workplace.send, lambda phase: self.handle(ts.PhaseEntered(phase))
         )
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        """A logger that names the attempt; most attempts end without a word."""
+        bound: FilteringBoundLogger = log.bind(task=self.lease.task, attempt=self.lease.attempt)
+        return bound
 
     @property
     def has_ended(self) -> bool:
@@ -136,7 +144,7 @@ class Attempt:
         self.life, actions = ts.step(self.life, event)
         if self.life.state is not before:
             self.since = self._workplace.monotonic()
-            self._log.debug("attempt went on", state=self.life.state, was=before)
+            log.debug("attempt went on", task=self.lease.task, state=self.life.state, was=before)
         elif isinstance(event, ts.Overdue):
             self.since = self._workplace.monotonic()
         if isinstance(event, ts.SessionOpened) and self.report is not None and self.is_working:
@@ -254,8 +262,11 @@ class Attempt:
         elif isinstance(ended := task.result(), Ran):
             self._delivery = Delivery(ended.outcome, ended.body_path, self._workplace, self.handle)
             self._workplace.metrics.ran(ended.outcome)
-            self._log.info(
+            # Most of them are answers, of which the dispatcher keeps all that this says.
+            (log.debug if ended.outcome.ending == "answered" else log.info)(
                 "attempt ended",
+                task=self.lease.task,
+                attempt=self.lease.attempt,
                 ending=ended.outcome.ending,
                 status=ended.outcome.status,
                 detail=ended.outcome.detail or None,

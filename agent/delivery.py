@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agent import task_state as ts
 from agent.bodies import Upload
@@ -36,7 +37,12 @@ class Delivery:
         self._tell = tell
         self._uploading: asyncio.Task[Upload] | None = None
         self._upload_began = 0.0
-        self._log = structlog.get_logger().bind(task=outcome.lease.task, attempt=outcome.lease.attempt)
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        lease = self._outcome.lease
+        bound: FilteringBoundLogger = structlog.get_logger().bind(task=lease.task, attempt=lease.attempt)
+        return bound
 
     async def spool(self) -> None:
         """Write the outcome to the journal."""

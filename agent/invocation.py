@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agent.containers.answer import AnswerBody, AnswerNotKept
 from agent.containers.engine import EngineError, EngineUnavailable
@@ -63,7 +64,13 @@ class Invocation:
         self._stop_reason: StopReason | None = None
         self._working: asyncio.Task[Ran | GaveBack] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._log = structlog.get_logger().bind(task=offer.lease.task, attempt=offer.lease.attempt)
+        self._lease = offer.lease
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        lease = self._lease
+        bound: FilteringBoundLogger = structlog.get_logger().bind(task=lease.task, attempt=lease.attempt)
+        return bound
 
     async def run(self) -> Ran | GaveBack:
         """Run the attempt. Raises nothing but CancelledError, which ends the container too."""

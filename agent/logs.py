@@ -62,7 +62,6 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
     if format == "auto":
         format = "console" if terminal else "journal" if journald.is_stderr(os.environ) else "json"  # noqa: A001
     processors: list[Processor] = [
-        _drop_below_level,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -84,8 +83,7 @@ def configure(level: str = "info", format: Format = "auto") -> None:  # noqa: A0
         factory = structlog.PrintLoggerFactory(sys.stderr)
     structlog.configure(
         processors=processors,
-        # Loggers are kept for ever once they are used, so what may change is not up to their class.
-        wrapper_class=structlog.make_filtering_bound_logger("debug"),
+        wrapper_class=_Logger,
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
@@ -107,6 +105,18 @@ class _Least:
 _least = _Least()
 
 
+class _Logger(structlog.make_filtering_bound_logger("debug")):  # type: ignore[misc]  # made at run time
+    """A logger that costs next to nothing where the event is below the level.
+
+    Loggers are kept for ever once they are used, so the level, which may change, is looked up with each event.
+    """
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, **event_kw: Any) -> Any:
+        if structlog.processors.NAME_TO_LEVEL[method_name] < _least.number:
+            return None
+        return super()._proxy_to_logger(method_name, event, **event_kw)
+
+
 class _LibraryHandler(logging.Handler):
     """Writes the records of libraries as events, with the library's logger as key ``library``."""
 
@@ -117,12 +127,6 @@ class _LibraryHandler(logging.Handler):
             message = str(record.msg)
         level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
         structlog.get_logger().log(level, message, library=record.name, exc_info=record.exc_info or None)
-
-
-def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    if structlog.processors.NAME_TO_LEVEL[method] < _least.number:
-        raise structlog.DropEvent
-    return event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -26,6 +26,8 @@ class RoundTrips:
         self._samples: deque[_Sample] = deque(maxlen=KEPT)
         self._offset_counts = 0
         """So many of the last samples were measured since a clock was set."""
+        self.median_ms: float | None = None
+        """The median round trip; None before the first."""
 
     def add(self, round_trip_ms: float, peer_wall_ms: float, wall_ms: float) -> None:
         """Take the answer to a heartbeat.
@@ -41,13 +43,8 @@ class RoundTrips:
                 self._offset_counts = 0
         self._samples.append(sample)
         self._offset_counts = min(self._offset_counts + 1, KEPT)
-
-    @property
-    def median_ms(self) -> float | None:
-        """The median round trip; None before the first."""
-        if not self._samples:
-            return None
-        return round(statistics.median(sample.round_trip_ms for sample in self._samples), 3)
+        # Asked for with each offer, so it is reckoned here.
+        self.median_ms = round(statistics.median(each.round_trip_ms for each in self._samples), 3)
 
     @property
     def clock_offset_ms(self) -> float | None:

@@ -110,8 +110,11 @@ async def chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
     size = 0
     while True:
         try:
-            async with asyncio.timeout(timeout):
-                chunk = await request.content.readany()
+            if request.content.is_eof():  # the rest is here already: most bodies come with their head
+                chunk = request.content.read_nowait()
+            else:
+                async with asyncio.timeout(timeout):
+                    chunk = await request.content.readany()
         except TimeoutError:
             raise Problem("TOO_SLOW", f"nothing of the body came for {timeout:g} s") from None
         except (web.RequestPayloadError, http_exceptions.HttpProcessingError, ConnectionError):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Lease, Revision
-from dispatcher.drafts import Draft, Drafts, may_be_draft
+from dispatcher.drafts import TOGETHER_WAITING, Draft, Drafts, may_be_draft
 from dispatcher.store.base import Ended, NewTask, Store, StoreUnavailable
 
 REVISION = Revision("f" * 24, 1, "image")
 NEW = NewTask("1" * 24, "account", REVISION, 1, "", [], b"in", 2)
 LEASE = Lease(NEW.id, 1, bytes(16))
+OTHER = Lease("2" * 24, 1, bytes(16))
 ANSWER = Ended(2, 200, [], b"out", 3)
 
 
@@ -53,16 +55,28 @@ class World:
             withdrawn=lambda _: self.told.append("withdrawn"),
         )
 
-    def given(self) -> Draft:
-        draft = self.drafts.add(NEW)
+    def given(self, lease: Lease = LEASE) -> Draft:
+        draft = self.drafts.add(replace(NEW, id=lease.task))
         assert self.drafts.take(REVISION.key) is draft
-        draft.give(LEASE, "node", 1)
+        draft.give(lease, "node", 1)
         return draft
+
+    def crowd(self) -> None:
+        """Let so many tasks wait for a node that ends wait for each other."""
+        for number in range(TOGETHER_WAITING):
+            self.drafts.add(replace(NEW, id=f"{number:024x}"))
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("dispatcher.drafts.WRITE_SECONDS", 0.01)
+    return World()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> World:
+    """One in which nothing is written for its age."""
+    monkeypatch.setattr("dispatcher.drafts.WRITE_SECONDS", 60.0)
     return World()
 
 
@@ -114,6 +128,46 @@ async def test_its_caller_hears_when_it_cannot_be_written(world: World, ends: bo
         await (world.drafts.finish(LEASE, "node", ANSWER) if ends else world.drafts.written(NEW.id))
     with pytest.raises(StoreUnavailable):
         await draft.settled
+
+
+async def test_ends_share_a_commit_while_tasks_wait_for_a_node(patient: World) -> None:
+    """The first waits a moment for the next."""
+    drafts = [patient.given(), patient.given(OTHER)]
+    patient.crowd()
+    first = asyncio.create_task(patient.drafts.finish(LEASE, "node", ANSWER))
+    await asyncio.sleep(0)
+    assert not patient.store.written
+    await asyncio.gather(first, patient.drafts.finish(OTHER, "node", ANSWER))
+    assert [draft.settled.result() for draft in drafts] == [ANSWER, ANSWER]
+
+
+async def test_no_end_waits_when_a_node_might_have_to(patient: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as few tasks wait, the ends that waited for others are written with the next."""
+    monkeypatch.setattr("dispatcher.drafts.TOGETHER_SECONDS", 60.0)
+    patient.given()
+    patient.given(OTHER)
+    patient.crowd()
+    first = asyncio.create_task(patient.drafts.finish(LEASE, "node", ANSWER))
+    await asyncio.sleep(0)
+    patient.drafts.take(REVISION.key)
+    assert await patient.drafts.finish(OTHER, "node", ANSWER)
+    assert await first
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_end_on_its_way_is_waited_for(patient: World, fails: bool) -> None:
+    """Whoever does something else to the task finds it in the store, or hears that it is not there."""
+    patient.given()
+    patient.crowd()
+    patient.store.fails = fails
+    end = asyncio.create_task(patient.drafts.finish(LEASE, "node", ANSWER))
+    await asyncio.sleep(0)
+    heard = pytest.raises(StoreUnavailable) if fails else contextlib.nullcontext()
+    with heard:
+        await patient.drafts.written(NEW.id)
+    assert fails or ("ended", (NEW.id, "node", False)) in patient.store.written
+    with heard:
+        await end
 
 
 async def test_all_are_written_at_the_end(world: World) -> None:
