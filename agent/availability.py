@@ -11,10 +11,10 @@ from typing import Literal
 
 import structlog
 
-Part = Literal["draining", "removed", "journal", "engine"]
+Part = Literal["draining", "removed", "journal", "engine", "owner"]
 """What can stand in the way; the first of these that does is the reason that people see."""
 
-_ORDER: tuple[Part, ...] = ("draining", "removed", "journal", "engine")
+_ORDER: tuple[Part, ...] = ("draining", "removed", "journal", "engine", "owner")
 
 
 class Availability:

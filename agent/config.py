@@ -6,13 +6,15 @@ in a file, ``FERND_CAPACITY_SLOTS=4`` in the environment.
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
 from agent.logs import LogConfig
+from agent.owner.hours import Hours, parse
 from agent.settings import host_and_port
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -132,6 +134,80 @@ class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_age: Annotated[float, Meta(ge=60)] = 604_800.0
 
 
+Effect: TypeAlias = Literal["decline", "drain", "pause"]
+"""What follows when a rule says no. In each case nothing new is taken. ``decline``: what is here goes on. ``drain``:
+what has not begun is given back, what runs may finish, and idle containers are removed. ``pause``: what has not begun
+is given back, and all containers are frozen."""
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
+
+class AvailabilityConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``availability``: when the machine is the owner's alone. Without settings it always takes work.
+
+    Where a rule says no, ``decline`` takes nothing new, ``drain`` also gives back what has not begun and removes idle
+    containers, and ``pause`` also freezes what runs.
+
+    Attributes:
+        hours: When work is taken, such as ``mon-fri 18:00-08:00`` or ``sat sun 00:00-24:00``; empty: always.
+        time_zone: Of these hours, such as ``Europe/Berlin``; empty: the machine's.
+        outside_hours: What follows outside of them.
+        mains_power: Take work only on mains power.
+        battery_min: Percent that must be left while the machine runs on its battery.
+        on_battery: What follows on a battery, or on one that is too low.
+        load_max: Percent of all CPUs that others than this node may use.
+        under_load: What follows when they use more.
+        temperature_max: Degrees Celsius that the CPU may have.
+        when_hot: What follows when it is hotter.
+        disk_min: MiB that must be free on the disks of the node's data and of the engine.
+        when_disk_low: What follows when less is free.
+        on_metered: What follows on a network that is paid for by the byte.
+        available_when: A command, as a list of words: exit code 0 means that work is taken, and otherwise the first
+            line that it prints is the reason.
+        available_when_interval: Seconds between two runs of it.
+        available_when_timeout: Seconds that it may take; one that takes longer says no.
+        when_unavailable: What follows when it says no.
+        settle: Seconds for which a rule that said no must be content before work is taken again.
+        pause_max: Seconds for which a task may be frozen; then it is given back.
+    """
+
+    hours: list[Annotated[str, Meta(min_length=1, max_length=100)]] = []
+    time_zone: Annotated[str, Meta(max_length=100)] = ""
+    outside_hours: Effect = "decline"
+    mains_power: bool = False
+    battery_min: Percent | None = None
+    on_battery: Effect = "pause"
+    load_max: Percent | None = None
+    under_load: Effect = "pause"
+    temperature_max: Annotated[float, Meta(ge=0, le=200)] | None = None
+    when_hot: Effect = "pause"
+    disk_min: Annotated[int, Meta(ge=0)] | None = None
+    when_disk_low: Effect = "decline"
+    on_metered: Literal["ignore", "decline", "drain", "pause"] = "ignore"
+    available_when: list[str] = []
+    available_when_interval: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    available_when_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    when_unavailable: Effect = "drain"
+    settle: Seconds = 60.0
+    pause_max: Seconds = 900.0
+
+    def __post_init__(self) -> None:
+        _ = self.hours_read, self.zone
+
+    @property
+    def hours_read(self) -> list[Hours]:
+        """The hours, as they can be compared."""
+        return [parse(text) for text in self.hours]
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo | None:
+        """The time zone; None: the machine's."""
+        try:
+            return zoneinfo.ZoneInfo(self.time_zone) if self.time_zone else None
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("time_zone: this machine knows no such zone (is tzdata installed?)") from None
+
+
 class StopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``stop``: how the agent ends.
 
@@ -165,6 +241,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     containers: ContainersConfig = field(default_factory=ContainersConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
+    availability: AvailabilityConfig = field(default_factory=AvailabilityConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -38,6 +38,12 @@ class Node(Protocol):
     async def canary(self) -> CanaryReport:
         """Let a container of our own go the whole way of a task."""
 
+    async def pause(self, seconds: float | None) -> None:
+        """Freeze what runs and take nothing new, for so long or until `resume`."""
+
+    async def resume(self) -> None:
+        """End that pause."""
+
     async def gc(self, *, dry_run: bool) -> list[Orphan]:
         """Remove what is left behind, or only list it."""
 
@@ -113,6 +119,12 @@ async def _do(node: Node, command: Command) -> Any:
             return node.status()
         case "canary":
             return await node.canary()
+        case "pause":
+            await node.pause(command.seconds)
+            return node.status()
+        case "resume":
+            await node.resume()
+            return node.status()
         case "gc":
             return await node.gc(dry_run=command.dry_run)
 

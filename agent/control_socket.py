@@ -37,10 +37,11 @@ class CommandFailed(Exception):
 
 
 class Command(Struct, rename="camel", forbid_unknown_fields=True):
-    """One request."""
+    """One request. `dry_run` is of ``gc``, `seconds` of ``pause``."""
 
-    command: Literal["status", "metrics", "drain", "gc", "canary"]
+    command: Literal["status", "metrics", "drain", "pause", "resume", "gc", "canary"]
     dry_run: bool = False
+    seconds: float | None = None
 
 
 class Reply(Struct, omit_defaults=True):

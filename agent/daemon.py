@@ -170,6 +170,7 @@ def _reload(old: AgentConfig, read_again: Callable[[], AgentConfig], node: Node,
         return old
     logs.set_level(new.log.level)
     node.give_time_to_finish(new.stop.grace_period)
+    node.go_by(new.availability)
     host.keep_warm(new.containers.idle_seconds, new.containers.warm_limit)
     different = changed(old, new)
     log.info("settings were read again", changed=sorted(different & LIVE), need_restart=sorted(different - LIVE))

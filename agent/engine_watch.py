@@ -20,6 +20,7 @@ from agent.availability import Availability
 from agent.backoff import full_jitter
 from agent.calls import Calls
 from agent.containers.engine import EngineError, EngineUnavailable
+from agent.owner.watch import Containers
 from agent.protocol import Capabilities, Offer, Revision
 from agent.status import CanaryReport, Orphan
 from agent.vitals import Vitals
@@ -52,7 +53,7 @@ LOST = "engine_lost"
 """Why an attempt is given back when the engine stopped answering."""
 
 
-class Host(Protocol):
+class Host(Containers, Protocol):
     """What the node asks of its containers: `agent.containers.host.ContainerHost`."""
 
     @property

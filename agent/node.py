@@ -27,7 +27,7 @@ from agent.assignments import Assignments
 from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.capabilities import MIB, Machine
-from agent.config import AgentConfig
+from agent.config import AgentConfig, AvailabilityConfig
 from agent.engine_watch import REMOVAL_SECONDS, EngineWatch, Host
 from agent.exposition import render
 from agent.invocation import Report
@@ -35,6 +35,7 @@ from agent.journal import Journal, Kept
 from agent.journal_watch import JournalWatch
 from agent.link import CONNECT_SECONDS, Link
 from agent.metrics import Metrics, families
+from agent.owner.watch import OwnerWatch
 from agent.protocol import (
     Capabilities,
     CreditNotice,
@@ -121,6 +122,16 @@ class Node:
         self._assignments: Assignments | None = None
         self._availability = Availability({"engine": "the engine is not found yet"}, self._availability_changed)
         self._engine = EngineWatch(host, ask_engine, self._availability, self.vitals, random)
+        self._owner = OwnerWatch(
+            config.availability,
+            data_dir,
+            host,
+            self._availability,
+            self.vitals,
+            lambda: self._assignments,
+            wall=wall,
+            monotonic=monotonic,
+        )
         self._journal = Journal(data_dir, config.journal, wall=wall, monotonic=monotonic)
         self._journal_watch = JournalWatch(self._journal, self._availability, self.vitals)
         self._result_limit = config.journal.max_bytes
@@ -211,6 +222,7 @@ class Node:
             "link": link.run(),
             "engine": self._engine.run(found=self._engine_found),
             "journal": self._journal_watch.run(looked=assignments.drop_aged),
+            "owner": self._owner.run(),
             "overdue": self._watch_overdue(link, assignments),
         }
         async with asyncio.TaskGroup() as group:
@@ -304,6 +316,26 @@ class Node:
         """Let a container of our own go the whole way of a task, whether work is taken or not."""
         return await self._host.canary()
 
+    async def pause(self, seconds: float | None) -> None:
+        """Freeze what runs and take nothing new: for so long, or until `resume`; also across a restart of the agent.
+
+        Raises:
+            OSError: The pause cannot be kept, and is not begun.
+        """
+        await self._owner.pause(seconds)
+
+    async def resume(self) -> None:
+        """End that pause. What the owner's rules say holds all the same.
+
+        Raises:
+            OSError: It would come back with the next start.
+        """
+        await self._owner.resume()
+
+    def go_by(self, rules: AvailabilityConfig) -> None:
+        """Go by other rules of the owner from now on."""
+        self._owner.go_by(rules)
+
     async def gc(self, *, dry_run: bool) -> list[Orphan]:
         """Remove what is left behind, or only list it: containers, networks, volumes, and files of bodies.
 
@@ -325,6 +357,8 @@ class Node:
         await self._shutdown.asked.wait()
         self.phase = Phase.DRAINING
         self._availability.block("draining", "draining")
+        if self._owner.paused:
+            self._shutdown.ask()  # what stands still will not finish: it is given back at once
         await self._shutdown.run(link, assignments)
         for loop in loops:
             if loop is not asyncio.current_task():

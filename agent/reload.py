@@ -5,7 +5,17 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-LIVE = frozenset({"log.level", "stop.grace_period", "containers.idle_seconds", "containers.warm_limit"})
+from agent.config import AvailabilityConfig
+
+LIVE = frozenset(
+    {
+        "log.level",
+        "stop.grace_period",
+        "containers.idle_seconds",
+        "containers.warm_limit",
+        *(f"availability.{setting}" for setting in AvailabilityConfig.__struct_fields__),
+    }
+)
 """Settings of the agent that a reload changes. The others are what the node was built from, and told its dispatcher."""
 
 

@@ -29,6 +29,7 @@ PREFIX = "FERND_"
 SECTIONS = frozenset(
     {
         "access",
+        "availability",
         "capacity",
         "containers",
         "dispatcher",

@@ -13,7 +13,7 @@ from agent.cli import render
 from agent.cli.agent_settings import NotSetUp, config_option, data_dir_option, load_settings, read_settings
 from agent.cli.doctor import doctor
 from agent.cli.errors import Failed, Unreachable
-from agent.cli.local import drain, gc, metrics, status
+from agent.cli.local import drain, gc, metrics, pause, resume, status
 from agent.cli.options import as_json_option
 from agent.identity import IdentityError
 
@@ -44,7 +44,7 @@ def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Non
     sys.exit(code)
 
 
-for command in (status, metrics, drain, gc, doctor):
+for command in (status, metrics, drain, pause, resume, gc, doctor):
     agent.add_command(command)
 
 

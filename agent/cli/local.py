@@ -1,4 +1,4 @@
-"""``fernd agent status``, ``drain`` and ``gc``: what an agent is asked on its own machine, over its control socket."""
+"""What an agent is asked on its own machine, over its control socket: ``fernd agent status``, ``drain`` and so on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from agent.cli import render, status_view
 from agent.cli.agent_settings import config_option, data_dir_option, load_settings
 from agent.cli.errors import Failed, Unreachable
-from agent.cli.options import as_json_option
+from agent.cli.options import as_json_option, seconds
 from agent.cli.watching import show, watch_option
 
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -73,6 +73,31 @@ def drain(ctx: click.Context, wait: bool, config: Path | None, data_dir: Path | 
         click.echo("drained: nothing runs, and every outcome is delivered")
 
 
+@click.command(epilog="Example: fernd agent pause --for 2h")
+@click.option("--for", "duration", callback=seconds, metavar="TIME", help="Such as 30m or 2h; else until resumed.")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def pause(ctx: click.Context, duration: int | None, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Have this machine for yourself: freeze what runs, and take nothing new.
+
+    It holds across a restart of the agent and of the machine. Tasks that were frozen go on with `fernd agent resume`,
+    or when the time is over; those frozen for longer than the setting availability.pause_max are given back.
+    """
+    _told(_ask(_data_dir(ctx, config, data_dir), "pause", seconds=duration), as_json=as_json)
+
+
+@click.command(epilog="Example: fernd agent resume")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def resume(ctx: click.Context, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """End a pause. The rules of the section availability hold all the same."""
+    _told(_ask(_data_dir(ctx, config, data_dir), "resume"), as_json=as_json)
+
+
 @click.command(epilog="Example: fernd agent gc --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @config_option
@@ -97,6 +122,14 @@ def _sample(name: str, labels: str | None, value: str) -> dict[str, Any]:
     return {"name": name, "labels": dict(_LABEL.findall(labels or "")), "value": float(value)}
 
 
+def _told(found: dict[str, Any], *, as_json: bool) -> None:
+    """Say whether the agent takes work by now."""
+    if as_json:
+        render.document(found)
+    else:
+        click.echo("takes work" if found["available"] else f"takes no work: {found['reason']}")
+
+
 def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Path:
     from agent.control_socket import SOCKET  # noqa: PLC0415 - only when it runs
 
@@ -107,11 +140,11 @@ def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) ->
     return inside if (inside / SOCKET).exists() and not (directory / SOCKET).exists() else directory
 
 
-def _ask(data_dir: Path, command: Any, *, dry_run: bool = False) -> Any:
+def _ask(data_dir: Path, command: Any, *, dry_run: bool = False, seconds: float | None = None) -> Any:
     from agent import control_socket  # noqa: PLC0415 - only when it runs
 
     try:
-        return asyncio.run(control_socket.ask(data_dir, control_socket.Command(command, dry_run)))
+        return asyncio.run(control_socket.ask(data_dir, control_socket.Command(command, dry_run, seconds)))
     except control_socket.NotRunning as error:
         raise Unreachable(str(error)) from None
     except control_socket.CommandFailed as error:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
 from agent.cli import render
 from agent.cli.connection import connected
-from agent.cli.options import as_json_option
+from agent.cli.options import as_json_option, seconds
 
 SCOPES = ("tasks", "functions", "nodes", "admin")
-
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)", re.ASCII)
-
-
-def _seconds(_context: click.Context, parameter: click.Parameter, given: str | None) -> int | None:
-    """Read a number of seconds, or of other units: 90, 15m, 12h, 30d.
-
-    Raises:
-        click.BadParameter: It is none.
-    """
-    if given is None:
-        return None
-    found = _DURATION.fullmatch(given)
-    if found is None:
-        raise click.BadParameter("expected a time such as 90, 15m, 12h or 30d", param=parameter)
-    return int(found[1]) * _UNITS[found[2] or "s"]
 
 
 @click.group(epilog="Example: fernd token create ci --scope tasks --expires-in 30d")
@@ -46,7 +28,7 @@ def token() -> None:
     required=True,
     help="What it may be used for; may be repeated.",
 )
-@click.option("--expires-in", callback=_seconds, metavar="TIME", help="Such as 90 (seconds), 12h or 30d; else never.")
+@click.option("--expires-in", callback=seconds, metavar="TIME", help="Such as 90 (seconds), 12h or 30d; else never.")
 @click.option("--account", metavar="ID", help="For another account than that of your own token.")
 @as_json_option
 def create(name: str, scopes: tuple[str, ...], expires_in: int | None, account: str | None, as_json: bool) -> None:

@@ -135,7 +135,7 @@ class _Flight:
         self.step("remove", then="")
 
     async def _until_reached(self, container: Container) -> None:
-        outcome = await until_ready(container, "", self._start_timeout)
+        outcome = await until_ready(container, "", self._start_timeout, self._pool.freezer)
         if outcome == "ended":
             code = container.last.exit_code if container.last is not None else None
             how = "cannot be reached" if code is None else f"ended with exit code {code}"

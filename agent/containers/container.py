@@ -10,6 +10,7 @@ from enum import StrEnum
 import structlog
 
 from agent.containers.connection import Connections
+from agent.containers.cpu_use import CpuUse
 from agent.containers.engine import Attachment, Engine, EngineError, EngineUnavailable, Inspection, NotFound
 from agent.containers.oom import OomCounter
 from agent.containers.output import Stream
@@ -65,7 +66,9 @@ class Container:
         fed: A job has its whole input, even if the engine ends.
         borrowers: Tasks that it is lent to.
         ready: It has taken a request.
+        frozen: It stands still while it is lent: see `Pool.freeze`.
         leaving: It is lent to nobody any more, and removed when the last of its tasks is over.
+        cpu: How much CPU time it has used; None before it was started.
         connections: Those to its door that are open.
         when_over: Called when `ended` is set.
         signals: How many signals we sent it.
@@ -88,6 +91,7 @@ class Container:
         self.fed = False
         self.borrowers = 0
         self.ready = False
+        self.frozen = False
         self.leaving = False
         self.signals = 0
         self.idle_since = 0.0
@@ -95,6 +99,7 @@ class Container:
         self.connections: Connections | None = None
         self.when_over: set[Callable[[], None]] = set()
         self.oom = OomCounter(None)
+        self.cpu: CpuUse | None = None
         self.attachment: Attachment | None = None
         self._engine = engine
         self._monotonic = monotonic

@@ -121,7 +121,7 @@ class Execution:
     def enter(self, phase: Phase) -> None:
         """Begin a phase, and end the one before."""
         self._leave()
-        self._phase, self._phase_begun = phase, self.monotonic()
+        self._phase, self._phase_begun = phase, self._now()
         self._report.phase(phase)
 
     def add_to_phase(self, seconds: float) -> None:
@@ -166,8 +166,11 @@ class Execution:
         return min(float(self.revision.grace), self.host.config.stop_grace_max)
 
     async def signal_end(self) -> bool:
-        """Tell the function to end; False where it has no container yet, or shares it with tasks that go on."""
-        if self.container is None or self.container.borrowers > 1:
+        """Tell the function to end; False where nobody would hear it, or others would.
+
+        It has no container yet, or shares it with tasks that go on, or stands still.
+        """
+        if self.container is None or self.container.borrowers > 1 or self.host.freezer.frozen:
             return False
         if not self.container.ended.is_set():
             try:
@@ -237,8 +240,12 @@ class Execution:
             log=self.capture.close(),
         )
 
+    def _now(self) -> float:
+        """Give the time without that in which containers stood still: it is not the function's."""
+        return self.monotonic() - self.host.freezer.seconds
+
     def _leave(self) -> None:
         if self._phase is not None:
-            spent = self.monotonic() - self._phase_begun
+            spent = self._now() - self._phase_begun
             self._spent[self._phase] = self._spent.get(self._phase, 0.0) + spent
             self._phase = None

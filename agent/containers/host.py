@@ -19,6 +19,7 @@ from agent.containers.container import Container, Sink
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, Inspection, NotFound
 from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing, find_footing
+from agent.containers.freezer import Freezer
 from agent.containers.image_memory import ImageMemory
 from agent.containers.images import Images, ImageUnavailable, NoDisk
 from agent.containers.marks import Marks
@@ -71,6 +72,7 @@ class ContainerHost:
         image_store: Its images.
         pool: The containers; there from `start` on.
         marks: What is known of them across a crash.
+        freezer: Whether they stand still, as their owner wants it.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class ContainerHost:
         self.arch = ""
         self.internet = False
         self.marks = Marks(marks)
+        self.freezer = Freezer(monotonic)
         self._vitals = vitals or Vitals(monotonic)
         self._node_id = node_id
         self._memory_budget = memory_budget
@@ -117,6 +120,8 @@ class ContainerHost:
         self._privileged: bool | None = None
         self._canary = asyncio.Lock()
         self._wanted_ready: Sequence[Revision] = ()
+        self._resting = False
+        """Nothing is kept ready: the owner wants the machine."""
         self._prewarm: Prewarm | None = None
         self._prewarming: asyncio.Task[None] | None = None
         self._stopped = False
@@ -145,8 +150,8 @@ class ContainerHost:
         self._pool = pool
         await asyncio.to_thread(remove_files, self.marks.strays(self._names()), dry_run=False)
         self._upkeep = asyncio.create_task(self._keep_up(pool), name="container upkeep")
-        self._prewarm = Prewarm(pool, self._start_ahead, self.config.start_timeout, self._monotonic)
-        self._prewarm.want(self._wanted_ready)
+        self._prewarm = Prewarm(pool, self._start_ahead, self.config.start_timeout, self.freezer, self._monotonic)
+        self._prewarm.want(() if self._resting else self._wanted_ready)
         self._prewarming = asyncio.create_task(self._prewarm.run(), name="prewarm")
         log.info(
             "engine found",
@@ -233,6 +238,7 @@ class ContainerHost:
             memory_budget=self._memory_budget,
             idle_seconds=self.config.idle_seconds,
             warm_limit=self._warm_limit,
+            freezer=self.freezer,
             short_of_memory=short_of_memory,
             monotonic=self._monotonic,
         )
@@ -292,8 +298,48 @@ class ContainerHost:
     def keep_ready(self, revisions: Sequence[Revision]) -> None:
         """Keep containers of these revisions ready for a task, and of no others; see `Prewarm`."""
         self._wanted_ready = revisions
-        if self._prewarm is not None:
+        if self._prewarm is not None and not self._resting:
             self._prewarm.want(revisions)
+
+    def rest(self, *, drop_idle: bool) -> None:
+        """Keep nothing ready until `thaw`.
+
+        Args:
+            drop_idle: Remove idle containers, too.
+        """
+        self._resting = True
+        if self._prewarm is not None:
+            self._prewarm.want(())
+        if drop_idle and self._pool is not None:
+            self._pool.drop_idle()
+
+    async def freeze(self) -> None:
+        """Let all containers, and the time limits of what runs in them, stand still; again: what does not yet.
+
+        Raises:
+            EngineUnavailable: The engine does not answer, and some may still run.
+        """
+        self.rest(drop_idle=False)
+        self.freezer.freeze()
+        if self._pool is not None:
+            await self._pool.freeze()
+
+    async def thaw(self) -> None:
+        """End what `rest` and `freeze` began.
+
+        Raises:
+            EngineUnavailable: The engine does not answer, and some may still stand still.
+        """
+        if self._pool is not None:
+            await self._pool.thaw()
+        self.freezer.thaw()
+        if self._resting:
+            self._resting = False
+            self.keep_ready(self._wanted_ready)
+
+    def cpu_seconds(self) -> dict[str, float] | None:
+        """Give the CPU time that each container has used so far, by name; None where one cannot be told."""
+        return self._pool.cpu_seconds() if self._pool is not None else {}
 
     async def can_run_privileged(self) -> bool:
         """Say whether the operator allows privileged images and the engine ran a privileged probe."""

@@ -40,7 +40,8 @@ async def run_job(execution: Execution) -> Ran:
 async def readopt_job(execution: Execution) -> Ran:
     """Go on with a job that an earlier run of the agent began. What it wrote is read from the engine's log.
 
-    Its timeout goes on too. What passed meanwhile only the engine's clock tells.
+    Its timeout goes on too. What passed meanwhile only the engine's clock tells. Where the job stood still, nothing
+    says for how long, and its timeout begins anew.
 
     Raises:
         EngineUnavailable: It is gone after all, or the engine does not answer.
@@ -53,7 +54,8 @@ async def readopt_job(execution: Execution) -> Ran:
     container.send_output(output.take, output.start_over)
     execution.enter("running")
     try:
-        ran = max(0.0, (left.finished or await execution.host.engine.now()) - left.started)
+        until = left.started if left.paused else left.finished or await execution.host.engine.now()
+        ran = max(0.0, until - left.started)
     except BaseException:
         execution.host.pool.discard(container)
         raise
@@ -75,7 +77,9 @@ async def _until_ended(execution: Execution, container: Container, output: JobOu
     ended = asyncio.create_task(container.ended.wait())
     unwanted = asyncio.create_task(output.unwanted.wait())
     try:
-        await asyncio.wait({ended, unwanted}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(TimeoutError):
+            async with execution.host.freezer.timeout(limit):
+                await asyncio.wait({ended, unwanted}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (writing, ended, unwanted):
             task.cancel()

@@ -102,21 +102,35 @@ class OomCounter:
 
 def _find(container: str, pid: int) -> tuple[Path | None, int | None]:
     """Find the file with the count, and have an eventfd told where that is possible."""
+    directory, one_of_many = control_group(container, pid, "memory")
+    if directory is None:
+        return None, None
+    if one_of_many:
+        file = directory / "memory.oom_control"
+        return file, _to_be_told(file)
+    file = directory / "memory.events"
+    return (file, None) if file.exists() else (None, None)
+
+
+def control_group(container: str, pid: int, controller: str) -> tuple[Path | None, bool]:
+    """Find the directory of a container's control group, by its first process.
+
+    Returns:
+        None where it is not to be seen; and whether each controller has a hierarchy of its own, as in version 1.
+    """
     try:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
-        return None, None
+        return None, False
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if container not in path:
             continue
-        if "memory" in controllers.split(","):
-            file = CGROUP / "memory" / path.lstrip("/") / "memory.oom_control"
-            return file, _to_be_told(file)
-        file = CGROUP / path.lstrip("/") / "memory.events"
-        if not controllers and file.exists():
-            return file, None
-    return None, None
+        if controller in controllers.split(","):
+            return CGROUP / controller / path.lstrip("/"), True
+        if not controllers and (directory := CGROUP / path.lstrip("/")).exists():
+            return directory, False
+    return None, False
 
 
 def _to_be_told(file: Path) -> int | None:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from agent.containers.container import Container, Sink, State
+from agent.containers.cpu_use import CpuUse
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Inspection, NotAsked
+from agent.containers.freezer import Freezer
 from agent.containers.marks import Marks
 from agent.containers.oom import OomCounter
 from agent.containers.reach import Door, Reach, Unreachable
@@ -50,6 +52,7 @@ class Pool:
     """Starts, lends, keeps and removes containers.
 
     Attributes:
+        freezer: Whether containers stand still.
         waiting: The tasks that wait for a busy container, and the averages that say whether that pays.
     """
 
@@ -63,6 +66,7 @@ class Pool:
         memory_budget: int,
         idle_seconds: float,
         warm_limit: int | None,
+        freezer: Freezer | None = None,
         short_of_memory: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +77,7 @@ class Pool:
             memory_budget: MiB that all containers together may have.
             idle_seconds: An idle container is removed after so long.
             warm_limit: Idle containers that are kept at most; None: as many as the memory allows.
+            freezer: Whether containers stand still.
             short_of_memory: The machine itself needs memory; then idle containers go, one with each `tend`.
         """
         self._engine = engine
@@ -82,6 +87,7 @@ class Pool:
         self._budget = memory_budget
         self._idle_seconds = idle_seconds
         self._warm_limit = warm_limit
+        self.freezer = freezer or Freezer(monotonic)
         self._short_of_memory = short_of_memory
         self._monotonic = monotonic
         self._all: dict[str, Container] = {}
@@ -135,6 +141,8 @@ class Pool:
         Raises:
             EngineUnavailable: It is paused and the engine does not answer.
         """
+        if self.freezer.frozen:
+            await self.freezer.until_thawed()
         if concurrency > 1 and (shared := self._with_room(revision, concurrency)) is not None:
             shared.borrowers += 1
             return shared
@@ -148,7 +156,11 @@ class Pool:
             try:
                 async with container.lock:
                     if container.state is State.PAUSED:
-                        await self._engine.unpause(container.name)
+                        if self.freezer.frozen:
+                            container.frozen = True  # since just now: it is lent as it is, and goes on with the others
+                        else:
+                            await self._engine.unpause(container.name)
+                        container.state = State.IDLE
             except EngineError as error:
                 log.info("warm container cannot go on", container=container.name, reason=error.message)
                 self.discard(container)
@@ -177,6 +189,8 @@ class Pool:
             NotStarted: The engine does not answer, and was not told to start it.
             EngineUnavailable: The engine does not answer.
         """
+        if self.freezer.frozen:
+            await self.freezer.until_thawed()
         container = Container(self._engine, f"fernd-{spec.revision}-{secrets.token_hex(4)}", spec, self._monotonic)
         await self._make_room(spec.memory)
         self._all[container.name] = container
@@ -212,6 +226,7 @@ class Pool:
                 container.listen(await self._engine.attach(container.name), self._when_ended)
                 container.oom = await OomCounter.of(found.id, found.pid)
                 container.oom.forget()
+                container.cpu = await CpuUse.of(found.id, found.pid)
                 container.door = self._door(found)
                 container.expect_output()
             sound = container.door is not None and await container.door.accepts()
@@ -233,6 +248,7 @@ class Pool:
             sink: Where its output goes, from its first byte.
         """
         container = self._known(found)
+        container.frozen = found.paused
         container.send_output(sink)
         container.listen_to_log(self._when_ended)
         return container
@@ -256,7 +272,8 @@ class Pool:
         if not sound or self._warm_limit == 0:
             self.discard(container)
             return
-        container.state = State.IDLE
+        container.state = State.PAUSED if container.frozen else State.IDLE
+        container.frozen = False
         self._marks.mark_soon(container.name)
         container.idle_since = self._monotonic()
         self._idle[container.name] = container
@@ -311,8 +328,60 @@ class Pool:
             idle = now - container.idle_since
             if idle >= self._idle_seconds and not self._is_reserved(container):
                 self.discard(container)
-            elif idle >= PAUSE_SECONDS and container.state is State.IDLE:
+            elif container.state is State.IDLE and (idle >= PAUSE_SECONDS or self.freezer.frozen):
                 await self._pause(container)
+
+    def cpu_seconds(self) -> dict[str, float] | None:
+        """Give the CPU time that each container has used so far, by name; None where one cannot be told."""
+        found = {name: container.cpu.seconds() for name, container in self._all.items() if container.cpu is not None}
+        known = {name: seconds for name, seconds in found.items() if seconds is not None}
+        return known if len(known) == len(found) else None
+
+    async def freeze(self) -> None:
+        """Let every container stand still, where it does not yet. Nothing is started or lent until `thaw`.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        for container in list(self._all.values()):
+            async with container.lock:
+                # What runs anyway, such as one that has just ended, is no reason to leave the others running.
+                if container.state not in {State.BUSY, State.IDLE} or container.frozen or container.ended.is_set():
+                    continue
+                try:
+                    await self._engine.pause(container.name)
+                except EngineError as error:
+                    log.info("container not frozen", container=container.name, reason=error.message)
+                    continue
+                if container.state is State.BUSY:
+                    container.frozen = True
+                else:
+                    container.state = State.PAUSED
+
+    async def thaw(self) -> None:
+        """Let those that work for a task go on; idle ones stay as they are until they are wanted.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        for container in list(self._all.values()):
+            async with container.lock:
+                if not container.frozen or container.state is State.GONE:
+                    continue
+                try:
+                    await self._engine.unpause(container.name)
+                except EngineError as error:
+                    log.warning("container does not go on", container=container.name, reason=error.message)
+                    self.discard(container)
+                    continue
+                container.frozen = False
+                if container.state is State.PAUSED:
+                    container.state = State.IDLE  # given back meanwhile
+
+    def drop_idle(self) -> None:
+        """Remove all idle containers."""
+        for container in list(self._idle.values()):
+            self.discard(container)
 
     async def close(self) -> None:
         """Remove all containers."""
@@ -413,6 +482,7 @@ class Pool:
             container.state = State.BUSY
             found = await self._engine.inspect(container.name)
             container.oom = await OomCounter.of(found.id, found.pid)
+            container.cpu = await CpuUse.of(found.id, found.pid) if found.running else None
             if not job and found.running:
                 container.door = self._door(found)
 

@@ -14,6 +14,7 @@ import structlog
 
 from agent.containers.container import Container
 from agent.containers.engine import EngineError, EngineUnavailable
+from agent.containers.freezer import Freezer
 from agent.containers.pool import NoRoom, Pool
 from agent.containers.readiness import until_ready
 from agent.protocol import Revision
@@ -39,6 +40,7 @@ class Prewarm:
         start: Starts a container of a revision; raises `CannotPrewarm` where the image is not here, or the node does
             not run such a function.
         start_timeout: Seconds that a container may take until it is ready.
+        freezer: Whether containers stand still.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Prewarm:
         pool: Pool,
         start: Callable[[Revision], Awaitable[Container]],
         start_timeout: float,
+        freezer: Freezer,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._start = start
         self._start_timeout = start_timeout
+        self._freezer = freezer
         self._monotonic = monotonic
         self._wanted: dict[str, Revision] = {}
         self._failures: dict[str, tuple[int, float]] = {}
@@ -100,7 +104,7 @@ class Prewarm:
         container = await self._start(revision)
         ready = False
         try:
-            outcome = await until_ready(container, revision.ready_path, self._start_timeout)
+            outcome = await until_ready(container, revision.ready_path, self._start_timeout, self._freezer)
             if outcome != "ready":
                 raise CannotPrewarm("the server ended" if outcome == "ended" else "the server was not ready in time")
             ready = container.ready = True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Literal
 
 from agent.containers.container import Container
+from agent.containers.freezer import Freezer
 from agent.containers.http_call import is_ready
 from agent.containers.reach import Door
 
@@ -14,11 +16,13 @@ _SLOWEST_LOOK = 0.05
 _READY_PATH_SECONDS = 2.0
 
 
-async def until_ready(container: Container, path: str, limit: float) -> Literal["ready", "late", "ended"]:
+async def until_ready(
+    container: Container, path: str, limit: float, freezer: Freezer
+) -> Literal["ready", "late", "ended"]:
     """Wait until a server accepts connections, and answers a path with 2xx where one is given.
 
     Args:
-        limit: Seconds until it is late.
+        limit: Seconds until it is late, without those in which it stands still.
 
     Returns:
         ``ended`` also where it cannot be reached, which most likely means that it has just ended.
@@ -28,7 +32,9 @@ async def until_ready(container: Container, path: str, limit: float) -> Literal[
     looking = asyncio.create_task(_ready(container.door, path))
     ended = asyncio.create_task(container.ended.wait())
     try:
-        await asyncio.wait({looking, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        with suppress(TimeoutError):
+            async with freezer.timeout(limit):
+                await asyncio.wait({looking, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not looking.done():
             return "ended" if container.ended.is_set() else "late"
         return "ready" if looking.exception() is None else "ended"

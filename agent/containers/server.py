@@ -65,11 +65,12 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
             pool.waiting.cold_starts.note(execution.revision.key, execution.monotonic() - start_begun)
         container.ready = True
         execution.enter("running")
-        begun = execution.monotonic()
+        frozen, begun = execution.host.freezer.seconds, execution.monotonic()
         answer = await _answer_or_ending(execution, container)
         if isinstance(answer, Ran):
             return answer
-        pool.waiting.services.note(execution.revision.key, execution.monotonic() - begun)
+        if execution.host.freezer.seconds == frozen:
+            pool.waiting.services.note(execution.revision.key, execution.monotonic() - begun)
         await container.settle()
         keep = execution.revision.reuse
         return await execution.answered(answer.status, answer.headers)
@@ -84,7 +85,7 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
 async def _until_ready(execution: Execution, container: Container) -> Ran | None:
     """Wait until the server can take a request; otherwise give the ending."""
     limit, path = execution.host.config.start_timeout, execution.revision.ready_path
-    outcome = await until_ready(container, path, limit)
+    outcome = await until_ready(container, path, limit, execution.host.freezer)
     if outcome == "ready":
         return None
     if outcome == "late":
@@ -100,7 +101,7 @@ async def _answer_or_ending(execution: Execution, container: Container) -> Answe
     """Send the request. The timeout counts from here."""
     limit = execution.revision.timeout
     try:
-        async with asyncio.timeout(limit):
+        async with execution.host.freezer.timeout(limit):
             answer = await _request(execution, container)
     except TimeoutError:
         return await execution.timed_out(f"the function did not complete its answer within {limit} s")

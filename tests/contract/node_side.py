@@ -12,7 +12,7 @@ from typing import Literal
 
 from agent.calls import Calls
 from agent.capabilities import Machine
-from agent.config import AgentConfig, CapacityConfig, JournalConfig, StopConfig
+from agent.config import AgentConfig, AvailabilityConfig, CapacityConfig, JournalConfig, StopConfig
 from agent.containers.engine import EngineUnavailable
 from agent.containers.engine_values import failure_of
 from agent.invocation import GaveBack, Ran, Report
@@ -91,6 +91,8 @@ class Containers:
         self.in_doubt = asyncio.Event()
         self.engine_calls = Calls(failure_of, "refused", "away")
         self.kept_ready: list[str] = []
+        self.wishes: list[str] = []
+        """What the owner's rules made of the containers, each change once."""
 
     async def start(self) -> None:
         await self.ask()
@@ -113,6 +115,24 @@ class Containers:
 
     async def canary(self) -> CanaryReport:
         return self.canaries.pop(0) if self.canaries else CanaryReport("namespace")
+
+    def rest(self, *, drop_idle: bool) -> None:
+        self._wish("rest without idle ones" if drop_idle else "rest")
+
+    async def freeze(self) -> None:
+        await self.ask()
+        self._wish("frozen")
+
+    async def thaw(self) -> None:
+        await self.ask()
+        self._wish("thawed")
+
+    def _wish(self, wish: str) -> None:
+        if self.wishes[-1:] != [wish]:
+            self.wishes.append(wish)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        return {}
 
     async def can_run_privileged(self) -> bool:
         return False
@@ -141,6 +161,7 @@ class Running:
         containers: Containers,
         *,
         grace: float = 5.0,
+        availability: AvailabilityConfig | None = None,
         journal: JournalConfig | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -150,6 +171,7 @@ class Running:
         config = AgentConfig(
             capacity=CapacityConfig(cpu=2, memory=512, slots=3),
             journal=journal or JournalConfig(),
+            availability=availability or AvailabilityConfig(),
             stop=StopConfig(grace_period=grace),
         )
         self.node = Node(

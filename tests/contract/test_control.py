@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from agent import control, metrics_port
 from agent.cli.main import fernd
+from agent.config import AvailabilityConfig
 from agent.control_socket import SOCKET, Command, CommandFailed, NotRunning, ask
 from agent.exposition import CONTENT_TYPE
 from agent.invocation import GaveBack, Ran
@@ -86,6 +87,7 @@ async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve
         "engine": False,
         "journal": False,
         "overdue": False,
+        "owner": False,
     }
     done = await run(tmp_path, "status")
     assert "http://127.0.0.1:1 (not connected)" in done.output
@@ -293,3 +295,72 @@ async def test_the_doctor_lets_the_agent_run_the_canary(
         canary = found["checks"][-1]
         assert (canary["check"], canary["state"]) == ("canary", state), canary
         assert (report.problem or report.skipped or "by the agent that runs here") in canary["seen"]
+
+
+async def test_a_pause_freezes_what_runs_and_outlives_the_agent(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """The dispatcher hears why nothing is taken; the pause holds after a restart, until it is ended."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION))
+    function = await running.function()
+    done = await run(tmp_path, "pause")
+    assert (done.exit_code, done.output) == (0, "takes no work: paused on the machine itself\n")
+    assert running.containers.wishes == ["thawed", "frozen"]
+    beat = await session.expect(NodeHeartbeat, lambda message: message.reason == "paused on the machine itself")
+    assert (beat.available, beat.credit.slots, beat.leases) == (False, 0, [function.offer.lease])
+    await session.send(Offer(2, lease(2), REVISION))
+    assert (await session.expect(Decline)).reason == "paused on the machine itself"
+    running.node.stop()  # what stands still is not waited for
+    await running.ended()
+    assert function.stopped == "drained"
+
+    again = start()
+    await serve(again)
+    session = await dispatcher.welcomed()
+    assert session.hello.credit.slots == 0
+    done = await run(tmp_path, "pause", "--for", "2h", "--json")
+    assert json.loads(done.output)["reason"].startswith("paused on the machine itself until ")
+    done = await run(tmp_path, "resume")
+    assert (done.exit_code, done.output) == (0, "takes work\n")
+    assert again.containers.wishes[-1] == "thawed"
+    await session.expect(NodeHeartbeat, lambda message: message.available)
+
+
+async def test_a_pause_that_is_too_long_for_tasks(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """What stands still for longer than the owner's setting is given back, for another node to take."""
+    running = start(availability=AvailabilityConfig(pause_max=0))
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION))
+    function = await running.function()
+    await run(tmp_path, "pause")
+    assert (await session.expect(GiveBack)).reason == "drained"
+    assert function.stopped == "drained"
+
+
+async def test_the_owners_command_decides(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """Its reason is what people see; with ``drain`` what runs may finish; rules can be exchanged while it runs."""
+    sun = tmp_path / "sun"
+    sun.write_text("")
+    asked = ["/bin/sh", "-c", f"test -e {sun} || {{ echo only 12 W from the roof; exit 1; }}"]
+    rules = AvailabilityConfig(available_when=asked, available_when_interval=1, settle=0)
+    running = start(availability=rules)
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION))
+    function = await running.function()
+    sun.unlink()
+    await session.expect(NodeHeartbeat, lambda message: message.reason == "only 12 W from the roof")
+    assert running.containers.wishes[-1] == "rest without idle ones"
+    assert function.stopped is None
+    found = json.loads((await run(tmp_path, "status", "--json")).output)
+    assert (found["available"], found["reason"]) == (False, "only 12 W from the roof")
+    running.node.go_by(AvailabilityConfig())
+    await session.expect(NodeHeartbeat, lambda message: message.available)
