@@ -15,7 +15,7 @@ from agent.admission import Permits
 from agent.attempt import RESTARTED, Attempt
 from agent.availability import Availability
 from agent.bodies import Bodies
-from agent.containers.spec import may_be_privileged
+from agent.containers.spec import is_allowed, may_be_privileged
 from agent.journal import Journal, Kept
 from agent.metrics import Metrics
 from agent.protocol import (
@@ -47,6 +47,7 @@ class Assignments:
 
     Args:
         capabilities: Gives what this node is, as offers are judged by it.
+        allowed_images: Patterns of the images that the operator lets run.
         privileged_images: Patterns of the images that the operator lets run privileged.
         begin, send, gave_back, metrics: See `Workplace`.
     """
@@ -59,6 +60,7 @@ class Assignments:
         availability: Availability,
         *,
         capabilities: Callable[[], Capabilities],
+        allowed_images: Sequence[str] | None,
         privileged_images: Sequence[str],
         begin: Begin,
         send: Callable[[NodeMessage], bool],
@@ -69,6 +71,7 @@ class Assignments:
         self._permits = permits
         self._availability = availability
         self._capabilities = capabilities
+        self._allowed_images = allowed_images
         self._privileged_images = privileged_images
         self._send = send
         self._metrics = metrics
@@ -243,6 +246,8 @@ class Assignments:
             return obstacle
         if any(attempt.lease.task == offer.lease.task and attempt.is_held for attempt in self):
             return "duplicate"
+        if not is_allowed(revision.image, self._allowed_images):
+            return "the image is not allowed"
         if revision.privileged and not may_be_privileged(revision, self._privileged_images, capabilities.privileged):
             return "privileged is not allowed"
         if revision.network == "internet" and not capabilities.internet:

@@ -74,6 +74,8 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
             namespace, ``bridge`` uses an internal network, ``attached`` networks of an agent in a container,
             ``published`` a port on 127.0.0.1; ``auto`` takes the first that works.
         allow_internet: Functions that ask for it reach the internet.
+        allowed_images: Images that may run; ``*`` stands for any text. A task of another image is declined before
+            anything is pulled. Where it is not set: all.
         privileged_images: Images that may run privileged, if the engine can do it; ``*`` stands for any text.
         start_timeout: Seconds from the start of a container until it is ready.
         stop_grace_max: Seconds between the signal to a function and its kill that a function may have at most.
@@ -85,6 +87,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(max_length=100)] = ""
     reach: Literal["auto", "namespace", "bridge", "attached", "published"] = "auto"
     allow_internet: bool = False
+    allowed_images: list[str] | None = None
     privileged_images: list[str] = []
     start_timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     stop_grace_max: Seconds = 30.0

@@ -200,6 +200,7 @@ class Node:
             self._permits,
             self._availability,
             capabilities=self._capabilities_now,
+            allowed_images=self._config.containers.allowed_images,
             privileged_images=self._config.containers.privileged_images,
             begin=self._begin_work,
             send=link.send,

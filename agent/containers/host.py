@@ -34,6 +34,7 @@ from agent.containers.spec import (
     ContainerSpec,
     EngineTraits,
     attempt_label,
+    is_allowed,
     may_be_privileged,
     server_environment,
 )
@@ -392,6 +393,8 @@ class ContainerHost:
         return await self.pool.start(spec)
 
     async def _spec(self, revision: Revision, image: Image, env: dict[str, str], attempt: str = "") -> ContainerSpec:
+        if not is_allowed(revision.image, self.config.allowed_images):
+            raise Refused("image_not_allowed")
         if revision.network == "internet" and not self.internet:
             raise Refused("no_internet")
         if revision.privileged and not may_be_privileged(

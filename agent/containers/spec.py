@@ -119,7 +119,12 @@ def may_be_privileged(revision: Revision, allowed_images: Sequence[str], engine_
     Args:
         allowed_images: References, where ``*`` stands for any text.
     """
-    return revision.privileged and engine_can and any(matches(revision.image, allowed) for allowed in allowed_images)
+    return revision.privileged and engine_can and is_allowed(revision.image, allowed_images)
+
+
+def is_allowed(image: str, allowed_images: Sequence[str] | None) -> bool:
+    """Say whether an image is among those that an operator allows; ``*`` stands for any text, None for all images."""
+    return allowed_images is None or any(matches(image, allowed) for allowed in allowed_images)
 
 
 def matches(image: str, allowed: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from agent.calls import Calls
 from agent.capabilities import Machine
-from agent.config import AgentConfig, AvailabilityConfig, CapacityConfig, JournalConfig, StopConfig
+from agent.config import AgentConfig, AvailabilityConfig, CapacityConfig, ContainersConfig, JournalConfig, StopConfig
 from agent.containers.engine import EngineUnavailable
 from agent.containers.engine_values import failure_of
 from agent.invocation import GaveBack, Ran, Report
@@ -162,6 +162,7 @@ class Running:
         *,
         grace: float = 5.0,
         availability: AvailabilityConfig | None = None,
+        containers_config: ContainersConfig | None = None,
         journal: JournalConfig | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -171,6 +172,7 @@ class Running:
         config = AgentConfig(
             capacity=CapacityConfig(cpu=2, memory=512, slots=3),
             journal=journal or JournalConfig(),
+            containers=containers_config or ContainersConfig(),
             availability=availability or AvailabilityConfig(),
             stop=StopConfig(grace_period=grace),
         )

@@ -19,6 +19,7 @@ from aiohttp import web
 
 import agent.session
 from agent import engine_watch
+from agent.config import ContainersConfig
 from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.node import Phase
@@ -115,6 +116,7 @@ async def test_offer_accept_outcome_acknowledged(dispatcher: Dispatcher, start: 
     [
         (Revision("f" * 24, 1, "hello", cpu_count=3), "no permit"),
         (Revision("f" * 24, 1, "hello", mem_size=513), "no permit"),
+        (Revision("f" * 24, 1, "bello"), "the image is not allowed"),
         (Revision("f" * 24, 1, "hello", privileged=True), "privileged is not allowed"),
         (Revision("f" * 24, 1, "hello", network="internet"), "internet is not allowed"),
     ],
@@ -123,7 +125,7 @@ async def test_an_offer_that_cannot_be_taken_is_declined(
     dispatcher: Dispatcher, start: StartNode, revision: Revision, reason: str
 ) -> None:
     """The node says why, does nothing for it, and its credit is whole."""
-    start()
+    start(containers_config=ContainersConfig(allowed_images=["hello*"]))
     session = await ready(dispatcher)
     await session.send(Offer(1, lease(), revision))
     decline = await session.expect(Decline)
