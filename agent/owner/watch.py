@@ -127,10 +127,11 @@ class OwnerWatch:
         await self._look()
 
     def go_by(self, config: AvailabilityConfig) -> None:
-        """Go by other rules from now on."""
+        """Go by other rules from now on. How the old ones stood does not matter to them."""
         if config.available_when != self.config.available_when:
             self._forget_command()
         self.config = config
+        self._standings = {}
         self._look_now.set()
 
     async def run(self) -> NoReturn:
@@ -149,7 +150,8 @@ class OwnerWatch:
     async def _look(self) -> None:
         async with self._looking:
             said = self._ask()
-            verdict, self._standings = decide(self.config, await self._read(said), self._standings, self._monotonic())
+            readings = await self._read(said)
+            verdict, self._standings = decide(self.config, readings, self._standings, self._monotonic())
             if verdict.effect is None and self.config.available_when and said is None:
                 self._availability.block("owner", "available_when has not said anything yet")
                 return
