@@ -23,6 +23,7 @@ LASTING_FILES = {
     "agent.lock",
     "bodies",
     "credential",
+    "images.json",  # which images the node pulled
     "journal.sqlite",
     "journal.sqlite-shm",
     "journal.sqlite-wal",
