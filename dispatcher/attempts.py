@@ -141,7 +141,7 @@ class Attempts:
     async def _record_accept(self, node: str, message: Accept) -> None:
         holding = await self._accepted(message.lease, node)
         if holding is None:
-            self._refuse(node, message.lease)
+            await self._refuse(node, message.lease)
             return
         if holding.revision.retries == 0:
             self._queue.send(node, Begin(message.lease))
@@ -314,9 +314,11 @@ class Attempts:
             self._events.publish(holding.lease.task, "state", {"state": State.QUEUED})
             self._queue.put_back(holding.revision)
 
-    def _refuse(self, node: str, lease: Lease) -> None:
-        log.info("stale lease refused", task=lease.task, attempt=lease.attempt, node=node)
-        self._queue.send(node, Abandon(lease, "stale"))
+    async def _refuse(self, node: str, lease: Lease) -> None:
+        """Call an attempt back; of one that was cancelled, maybe at another dispatcher, the log is still wanted."""
+        cancelled = await self._store.was_cancelled(lease, node)
+        log.info("stale lease refused", task=lease.task, attempt=lease.attempt, node=node, cancelled=cancelled)
+        self._queue.send(node, Abandon(lease, "cancelled" if cancelled else "stale"))
 
     def _end(self, task_id: str, state: State, status: int, error: str | None) -> None:
         self._events.publish(task_id, "end", {"state": state, "status": status, "error": error})
