@@ -51,9 +51,10 @@ class ProgressReport:
 
     def phase(self, phase: Phase) -> None:
         """Say that the attempt enters a phase."""
-        self._phase = phase
-        if phase != "pulling":
+        if phase != "pulling" and self._pulled is not None:
+            self._flush()  # a pull is seen to its end, however quick it was
             self._pulled = None
+        self._phase = phase
         self._entered(phase)
         self.repeat()
 
@@ -85,10 +86,13 @@ class ProgressReport:
 
     def close(self) -> None:
         """Tell what is left, and be silent from then on: the outcome follows."""
+        self._flush()
+        self._closed = True
+
+    def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._tell()
-        self._closed = True
 
     def _tell_soon(self) -> None:
         if self._timer is None and not self._closed:

@@ -109,6 +109,7 @@ class Execution:
         self.answer = answer
         self.capture = Capture(report.percent, report.line, log_bytes=host.config.log_bytes)
         self.container: Container | None = None
+        self._starting: asyncio.Task[Container] | None = None
         self.cold = False
         self.started = False
         self.wall = wall
@@ -147,7 +148,8 @@ class Execution:
         self.enter("starting")
         self.cold = True
         try:
-            self.container = await self.host.start_container(self.offer, image, env, sink)
+            self._starting = asyncio.create_task(self.host.start_container(self.offer, image, env, sink))
+            self.container = await self._starting
         except NotStarted:
             self.started = False
             raise
@@ -170,6 +172,9 @@ class Execution:
 
         It has no container yet, or shares it with tasks that go on, or stands still.
         """
+        if self.container is None and self._starting is not None and self.revision.mode == "job":
+            # It may be at work before the engine has answered all that it is asked about a start.
+            await asyncio.wait({self._starting}, timeout=self.grace)
         if self.container is None or self.container.borrowers > 1 or self.host.freezer.frozen:
             return False
         if not self.container.ended.is_set():

@@ -84,8 +84,14 @@ async def test_pull_progress_is_gone_after_the_pull() -> None:
     report.percent(1, "late")
     report.close()
     assert sent == [Progress(LEASE, 1, "pulling", pulled=(5, 10))]
-    report, sent, _ = made()
+
+
+async def test_a_quick_pull_is_seen_to_its_end() -> None:
+    """What was pulled is told before the next phase, even if the pull took less than the interval."""
+    report, sent, entered = made()
+    report.phase("pulling")
     report.pulled(10, 10)
     report.phase("starting")
     report.close()
-    assert sent == [Progress(LEASE, 1, "starting")]
+    assert sent == [Progress(LEASE, 1, "pulling", pulled=(10, 10)), Progress(LEASE, 2, "starting")]
+    assert entered == ["pulling", "starting"]
