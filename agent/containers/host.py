@@ -267,6 +267,8 @@ class ContainerHost:
             try:
                 await remove_orphans(self.engine, self._node_id, self._networks.names, grace=0)
                 await self._networks.remove()
+                # Those too of containers that an earlier run left, and that were not looked through yet.
+                await asyncio.to_thread(remove_files, self.marks.strays(()), dry_run=False)
             except (EngineError, EngineUnavailable) as error:
                 log.warning("containers may be left behind", reason=str(error))
         await self.engine.close()

@@ -333,3 +333,11 @@ async def test_a_job_that_nobody_claims_becomes_an_orphan(
 
 async def _without_grace(*arguments: Any, **more: Any) -> Any:
     return await remove_orphans(*arguments, **{**more, "grace": 0})
+
+
+async def test_a_stop_leaves_no_mark(start: Start) -> None:
+    """Neither of what is known, nor of what an earlier run left and this one had no time to look at."""
+    host = await start()
+    host.marks.mark("fernd-of-an-earlier-run")
+    await host.stop()
+    assert host.marks.names() == set()
