@@ -421,6 +421,7 @@ class Offer(Struct, frozen=True, tag="offer"):
         query: Query string as the caller sent it, without the question mark.
         body: The input, or None where it must be fetched beside the session.
         body_size: Bytes of the input, wherever it is.
+        account: Whose task it is; empty where the dispatcher is of a version that does not say.
     """
 
     number: int
@@ -431,6 +432,7 @@ class Offer(Struct, frozen=True, tag="offer"):
     headers: Headers = []
     body: bytes | None = b""
     body_size: int = 0
+    account: Text = ""
 
     @property
     def short(self) -> bool:

@@ -134,7 +134,7 @@ class Bench:
             self._matching.node_warmed(node, offer.revision.key)
             self._leases.drop(offer.lease)
             await self._store.release(offer.lease)
-            self._queue.put_back(offer.revision)
+            self._queue.put_back(offer.revision, offer.account)
         return spent / offers * 1e6
 
 

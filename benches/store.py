@@ -69,7 +69,7 @@ def bare_inserts(path: Path, seconds: float, synchronous: str) -> float:
 
 async def fill(store: SqliteStore, target: int) -> None:
     """Queue tasks until so many wait."""
-    waiting = sum(counted for _, counted in await store.queued())
+    waiting = sum(one.tasks for one in await store.queued())
     while waiting < target:
         step = min(1000, target - waiting)
         await asyncio.gather(*(store.create_task(new_task()) for _ in range(step)))

@@ -14,7 +14,6 @@ import structlog
 from msgspec import Struct
 
 from agent.protocol import (
-    LEASE_SECONDS,
     Abandon,
     Accept,
     Begin,
@@ -97,14 +96,10 @@ class Attempts:
     async def take_up(self) -> None:
         """Take up what nodes hold by the store and nobody watches over here.
 
-        That is so after a restart, and after a claim whose commit the store could not confirm. Each
-        node has a full lease to come back in, offers too: only the node can tell whether it accepted.
+        That is so after a restart, and after a claim whose commit the store could not confirm.
         """
         for leased in await self._store.leased():
-            if self._leases.of_task(leased.lease.task) is None:
-                stage = Stage.OFFERED if leased.state is State.OFFERED else Stage.ACCEPTED
-                now = self._monotonic()
-                self._leases.grant(leased.lease, leased.node, leased.revision, now, stage=stage, period=LEASE_SECONDS)
+            self._leases.take_up(leased, self._monotonic())
 
     async def reconcile(self, node: str, held: list[Held]) -> Reconciled:
         """Settle what a node holds with what is known here, when its session begins."""
@@ -281,15 +276,17 @@ class Attempts:
         log.warning("attempt lost", task=lease.task, attempt=lease.attempt, node=holding.node, reason=reason)
         if verdict is Lost.REQUEUED:
             self._events.publish(lease.task, "state", {"state": State.QUEUED, "reason": reason})
-            self._queue.put_back(holding.revision)
+            self._queue.put_back(holding.revision, holding.account)
         else:
             if self._tracing is not None:
                 self._tracing.ended(holding, ended)
             self._end(lease.task, ended.state, ended.status, ended.error)
 
-    def expired_while_waiting(self, revision: Revision, task_ids: list[str], code: str, status: int) -> None:
+    def expired_while_waiting(
+        self, revision: Revision, account: str, task_ids: list[str], code: str, status: int
+    ) -> None:
         """Tell the watchers of tasks that ended in the queue."""
-        self._queue.ended_waiting(revision, len(task_ids))
+        self._queue.ended_waiting(revision, account, len(task_ids))
         for task_id in task_ids:
             self._end(task_id, State.FINISHED, status, code)
 
@@ -312,7 +309,7 @@ class Attempts:
             raise
         if released:
             self._events.publish(holding.lease.task, "state", {"state": State.QUEUED})
-            self._queue.put_back(holding.revision)
+            self._queue.put_back(holding.revision, holding.account)
 
     async def _refuse(self, node: str, lease: Lease) -> None:
         """Call an attempt back; of one that was cancelled, maybe at another dispatcher, the log is still wanted."""

@@ -145,7 +145,7 @@ class Core:
         await self.attempts.take_up()
         await self.queue.recount()
         self._loops = asyncio.create_task(self._run(), name="dispatcher loops")
-        log.info("queue ready", waiting=self.queue.waiting, held=len(self.leases))
+        log.info("queue ready", waiting=self.queue.backlog.total, held=len(self.leases))
 
     async def ended(self) -> None:
         """Return, or raise what went wrong, when a loop ends: that is never expected."""

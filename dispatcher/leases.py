@@ -13,6 +13,7 @@ from enum import Enum
 from msgspec import Struct
 
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Progress, Revision
+from dispatcher.store.base import Leased, State
 from dispatcher.traces import Trace
 
 
@@ -33,6 +34,7 @@ class Holding(Struct):
     """
 
     lease: Lease
+    account: str
     node: str
     revision: Revision
     stage: Stage
@@ -57,10 +59,11 @@ class LeaseTable:
     def grant(
         self,
         lease: Lease,
+        account: str,
         node: str,
         revision: Revision,
-        now: float,
         *,
+        now: float,
         stage: Stage = Stage.OFFERED,
         period: float = OFFER_SECONDS,
     ) -> Holding:
@@ -68,7 +71,7 @@ class LeaseTable:
         earlier = self._by_task.get(lease.task)
         if earlier is not None:
             self._remove(earlier)
-        holding = Holding(lease, node, revision, stage, now + period)
+        holding = Holding(lease, account, node, revision, stage, now + period)
         self._by_token[lease.token] = holding
         self._by_task[lease.task] = lease.token
         self._by_node.setdefault(node, set()).add(lease.token)
@@ -112,8 +115,33 @@ class LeaseTable:
     def restore(self, holding: Holding, now: float, period: float) -> None:
         """Take a holding up again that was ended too early, unless its task has another holder by now."""
         if holding.lease.task not in self._by_task:
-            again = self.grant(holding.lease, holding.node, holding.revision, now, stage=holding.stage, period=period)
+            again = self.grant(
+                holding.lease,
+                holding.account,
+                holding.node,
+                holding.revision,
+                now=now,
+                stage=holding.stage,
+                period=period,
+            )
             again.trace = holding.trace
+
+    def take_up(self, leased: Leased, now: float) -> None:
+        """Watch over what a node holds by the store, unless somebody does already: for a full lease from now on.
+
+        That goes for offers, too: only the node can tell whether it accepted.
+        """
+        if leased.lease.task not in self._by_task:
+            stage = Stage.OFFERED if leased.state is State.OFFERED else Stage.ACCEPTED
+            self.grant(
+                leased.lease,
+                leased.account,
+                leased.node,
+                leased.revision,
+                now=now,
+                stage=stage,
+                period=LEASE_SECONDS,
+            )
 
     def renew(self, lease: Lease, node: str, now: float) -> bool:
         """Give an accepted lease another full period; False where it is not the node's."""

@@ -2,8 +2,10 @@
 
 The cost of a match grows neither with the number of nodes nor with the length of the queue. Tasks
 are known only by their revision and a count; revisions with the same requirements share a `_Class`,
-which keeps the set of nodes that could take one of them now. A node's change touches the classes
-with demand, a match looks at a handful of nodes: those with a warm container of the revision, then
+which keeps the set of nodes that could take one of them now. Nodes that are alike share a `_Shape`, which knows the
+classes with demand that such a node could ever serve: a node's change touches those alone. A match looks at the
+classes for which there is room, takes the one where the account stands that was served longest ago (see
+`dispatcher.turns`), and looks at a handful of nodes: those with a warm container of the revision, then
 those with its image, then a random few of the rest, of which the nearest and least loaded is taken (the best of
 two random choices is known to balance nearly as well as the best of all; Mitzenmacher 1996).
 """
@@ -13,17 +15,22 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable
+from math import inf
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from agent.protocol import Capabilities, Credit, Revision, share
+from dispatcher.needs import Lack, Need
+from dispatcher.turns import Line, Lines, Turns
 
 SAMPLE = 8
 """Nodes that are looked at for one match in each round of preference."""
 
-NO_NODE = "no node is connected"
+KEPT_CLASSES = 64
+"""Classes without demand go when another is made, where there are so many."""
 
-OWNERS_REMEMBERED = 10_000
+NO_ROOM = (-inf, -inf, None)
 
 PARK_SECONDS = 0.5
 """A revision that every node looked at has just declined is tried again after so long."""
@@ -34,25 +41,16 @@ class Match(Struct, frozen=True):
 
     node: str
     revision: Revision
+    account: str
     number: int
     """The offer's number in the node's session; see `agent.protocol.Credit.offers_seen`."""
     session: int
     """Tells the sessions of a node apart: another one counts its offers anew."""
 
 
-class _Need(Struct, frozen=True):
-    """What a node must be. Revisions with equal needs share a class."""
-
-    cpu_count: float
-    mem_size: int
-    network_latency: float
-    privileged: bool
-    internet: bool
-    sharing: int
-
-
 class _Node(Struct):
     id: str
+    shape: _Shape
     capabilities: Capabilities
     credit: Credit
     images: set[str]
@@ -65,6 +63,8 @@ class _Node(Struct):
     """Share of cpu and memory of each offer that the node's credit does not know of yet."""
     shunned: dict[str, float] = {}
     """Revisions that the node declined, and until when it is not asked again."""
+    placed: tuple[float, float, float | None] = NO_ROOM
+    """Its room when it was put into its classes last."""
 
     def free(self) -> tuple[float, int, int]:
         cpu, memory = self.credit.cpu, self.credit.memory
@@ -73,19 +73,51 @@ class _Node(Struct):
             memory -= share_memory
         return cpu, memory, self.credit.slots - len(self.under_way)
 
+    def room(self) -> tuple[float, float, float | None]:
+        """Say what the classes that it could serve depend on: its distance, and what is free, if it takes tasks."""
+        cpu, memory, slots = self.free()
+        if not self.available or slots <= 0:
+            return NO_ROOM
+        return cpu, memory, self.capabilities.network_latency
+
 
 class _Class:
     """Revisions that ask the same of a node, and the nodes that could take one of them now."""
 
-    def __init__(self, need: _Need) -> None:
+    def __init__(self, need: Need, turns: Turns) -> None:
         self.need = need
-        self.turn: deque[str] = deque()
-        """Accounts with demand, whose turn goes round."""
-        self.lines: dict[str, deque[str]] = {}
-        """Of each of them, the keys of its revisions with demand, whose turn goes round in the same way."""
+        self.lines = Lines(turns, need)
         self.ready = SampledSet()
-        self.in_turn = False
-        """It stands in `Matching._turn`."""
+
+
+class _Fit(NamedTuple):
+    """A class that nodes of a shape could serve, but for their distance, and what a task of it takes up there."""
+
+    klass: _Class
+    cpu: float
+    memory: int
+
+
+_Key = tuple[float, int, bool, bool]
+
+
+class _Shape:
+    """Nodes that are alike but for their distance and what is free."""
+
+    def __init__(self, key: _Key, capabilities: Capabilities) -> None:
+        self.key = key
+        self.capabilities = capabilities
+        self.nodes: dict[str, _Node] = {}
+        self.fits: list[_Fit] = []
+
+    def look_at(self, klass: _Class) -> bool:
+        """Take a class up, if such a node could serve it."""
+        need = klass.need
+        fits = need.is_met(self.capabilities)
+        if fits:
+            taken = share(need.cpu_count, need.mem_size, self.capabilities, need.sharing)
+            self.fits.append(_Fit(klass, *taken))
+        return fits
 
 
 class SampledSet:
@@ -128,11 +160,12 @@ class SampledSet:
 
 class _Demand(Struct):
     revision: Revision
+    account: str
     added: int
     """Grows with each task added, so that a claim that found too few can tell which came after it."""
     count: int = 0
     in_turn: bool = False
-    """It stands in a line of its `_Class`."""
+    """It stands in a line of its `_Class`, or rests."""
 
 
 class Matching:
@@ -141,18 +174,18 @@ class Matching:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._nodes: dict[str, _Node] = {}
-        self._classes: dict[_Need, _Class] = {}
+        self._shapes: dict[_Key, _Shape] = {}
+        self._classes: dict[Need, _Class] = {}
         self._demand: dict[str, _Demand] = {}
         self._warm: dict[str, SampledSet] = {}
         self._images: dict[str, SampledSet] = {}
-        self._owners: dict[str, str] = {}
-        """Accounts of functions, as far as they are known: those called last."""
-        self._parked: dict[str, float] = {}
-        """Revisions that every node looked at declined, and until when they rest."""
+        self._parked: deque[tuple[float, _Demand]] = deque()
+        """Revisions that every node looked at declined, and until when they rest, in this order."""
         self._serial = 0
         """Counts tasks added and sessions begun: marks of what came before and after."""
-        self._turn: deque[_Class] = deque()
-        """Classes that have both demand and a ready node: all that a match has to look at."""
+        self._turns = Turns()
+        self._open: dict[_Class, None] = {}
+        """Classes that have both demand and a ready node: all that a match has to look at. Some have no more."""
 
     # nodes
 
@@ -162,7 +195,9 @@ class Matching:
         """Take up a node whose session has just begun; what was known of an earlier session is forgotten."""
         self.node_left(node_id)
         self._serial += 1
-        self._nodes[node_id] = node = _Node(node_id, capabilities, credit, set(), set(), self._serial)
+        shape = self._shape_of(capabilities)
+        self._nodes[node_id] = node = _Node(node_id, shape, capabilities, credit, set(), set(), self._serial)
+        shape.nodes[node_id] = node
         self._index(self._images, node.images, node_id, images)
         self._index(self._warm, node.warm, node_id, warm)
         self._place(node)
@@ -187,7 +222,7 @@ class Matching:
             for number in [number for number in node.under_way if number <= credit.offers_seen]:
                 del node.under_way[number]
         if capabilities is not None:
-            node.capabilities = capabilities
+            self._reshape(node, capabilities)
         if available is not None:
             node.available = available
         if images is not None:
@@ -216,27 +251,20 @@ class Matching:
             return
         self._index(self._images, node.images, node_id, ())
         self._index(self._warm, node.warm, node_id, ())
-        for klass in self._classes.values():
-            klass.ready.discard(node_id)
+        self._leave_shape(node)
 
     # demand
 
-    def added(self, revision: Revision, count: int = 1) -> None:
-        """Note that so many more tasks of a revision wait."""
+    def added(self, revision: Revision, account: str, count: int = 1) -> None:
+        """Note that so many more tasks of a revision wait, whose function is the account's."""
         demand = self._demand.get(revision.key)
         if demand is None:
             # From here on, so that a mark made before never counts what comes now as old.
-            demand = self._demand[revision.key] = _Demand(revision, added=self._serial)
+            demand = self._demand[revision.key] = _Demand(revision, account, added=self._serial)
         self._serial += count
         demand.count += count
         demand.added += count
         self._take_turns(demand)
-
-    def owned(self, function: str, account: str) -> None:
-        """Note whose function it is. Until that is known, it takes turns as if its account had no other."""
-        if self._owners.pop(function, None) is None and len(self._owners) >= OWNERS_REMEMBERED:
-            del self._owners[next(iter(self._owners))]
-        self._owners[function] = account
 
     def demand(self, revision_key: str) -> int:
         """Say how many tasks of a revision wait, and were not matched yet."""
@@ -264,17 +292,21 @@ class Matching:
         if demand is not None:
             demand.count = max(0, demand.count - count)
 
-    def recounted(self, counted: Iterable[tuple[Revision, int]], marks: dict[str, int]) -> None:
+    def recounted(self, counted: Iterable[tuple[Revision, str, int]], marks: dict[str, int]) -> None:
         """Take over how many tasks wait by the store, which counted them after ``marks`` were made.
 
         What was claimed since makes the figures too high, which costs a claim that finds nothing.
+
+        Args:
+            counted: Revisions, whose their functions are, and how many tasks of them wait.
         """
-        found = {revision.key: count for revision, count in counted}
+        counted = list(counted)
+        found = {revision.key: count for revision, _, count in counted}
         for key, demand in self._demand.items():
             demand.count = found.pop(key, 0) + demand.added - marks.get(key, demand.added - demand.count)
-        for revision, _ in counted:
+        for revision, account, _ in counted:
             if revision.key in found:
-                self.added(revision, found[revision.key])
+                self.added(revision, account, found[revision.key])
             elif self._demand[revision.key].count > 0:
                 self._take_turns(self._demand[revision.key])
 
@@ -282,41 +314,52 @@ class Matching:
         """List the revisions with demand."""
         return [demand.revision for demand in self._demand.values() if demand.count > 0]
 
-    def unmet(self, revision: Revision) -> str | None:
-        """Say which requirement no node here meets, or None where some node meets them all.
+    def lacks(self) -> list[tuple[Revision, str, Lack | None]]:
+        """Say of each revision with demand, and its account, why no node here could ever run it; None where one could.
 
-        The cost grows with the number of nodes: it is for the sweeper, not for a match.
+        The cost is that of the revisions, and of the classes times the shapes of nodes; only where distance is asked
+        for, and no node is ready, each node is looked at. It is for the sweeper, not for a match.
         """
-        need = _need_of(revision)
-        nodes = self._nodes.values()
-        if not nodes:
-            return NO_NODE
-        if any(_may(node.capabilities, need) for node in nodes):
+        found: dict[Need, Lack | None] = {}
+        lacks = []
+        for demand in self._demand.values():
+            if demand.count > 0:
+                need = Need.of(demand.revision)
+                if need not in found:
+                    found[need] = self._lack(need)
+                lacks.append((demand.revision, demand.account, found[need]))
+        return lacks
+
+    def _lack(self, need: Need) -> Lack | None:
+        klass = self._classes.get(need)
+        if klass is not None and klass.ready:
             return None
-        met = [_checks(node.capabilities, need) for node in nodes]
-        missing = [name for name in met[0] if not any(checks[name] for checks in met)]
-        return f"no node offers {' and '.join(missing)}" if missing else "no node meets all requirements at once"
+        if need.network_latency:
+            return Lack.of(need, (node.capabilities for node in self._nodes.values()))
+        return Lack.of(need, (shape.capabilities for shape in self._shapes.values()))
 
     # matches
 
     def next(self, now: float) -> Match | None:
-        """Give the next match and hold its room, or None where nothing fits for now."""
-        for _ in range(len(self._turn)):
-            klass = self._turn[0]
-            match = self._match_in(klass, now)
-            if klass.turn and klass.ready:
-                self._turn.rotate(-1)
-            else:
-                self._turn.popleft()
-                klass.in_turn = False
+        """Give the next match and hold its room, or None where nothing fits for now.
+
+        The cost is that of the classes for which there is room: the accounts in each of them stand in a heap.
+        """
+        while self._parked and self._parked[0][0] <= now:
+            _, demand = self._parked.popleft()
+            demand.in_turn = False
+            self._take_turns(demand)
+        while (found := self._first()) is not None:
+            line, klass = found
+            match = self._match_of(line, klass, now)
             if match is not None:
+                self._turns.serve(line)
                 return match
         return None
 
     def wake_at(self, now: float) -> float | None:
         """Say when a revision that every node declined may be tried again, or None."""
-        self._parked = {key: until for key, until in self._parked.items() if until > now}
-        return min(self._parked.values(), default=None)
+        return max(now, self._parked[0][0]) if self._parked else None
 
     def is_held(self, match: Match) -> bool:
         """Say whether the session of the node that a match was made with still stands."""
@@ -330,40 +373,37 @@ class Matching:
             node.under_way.pop(match.number, None)
             self._place(node)
 
-    def _match_in(self, klass: _Class, now: float) -> Match | None:
-        for _ in range(len(klass.turn)):
-            account = klass.turn[0]
-            match = self._match_of(klass.lines[account], klass, now)
-            if klass.lines[account]:
-                klass.turn.rotate(-1)
-            else:
-                klass.turn.popleft()
-                del klass.lines[account]
-            if match is not None or not klass.ready:
-                return match
-        return None
+    def _first(self) -> tuple[Line, _Class] | None:
+        """Give the line whose turn it is, of those for which there is room."""
+        first: tuple[Line, _Class] | None = None
+        closed = []
+        for klass in self._open:
+            line = klass.lines.first() if klass.ready else None
+            if line is None:
+                closed.append(klass)
+            elif first is None or line.place < first[0].place:
+                first = line, klass
+        for klass in closed:
+            del self._open[klass]
+        return first
 
-    def _match_of(self, line: deque[str], klass: _Class, now: float) -> Match | None:
-        for _ in range(len(line)):
-            key = line[0]
-            demand = self._demand[key]
-            if demand.count <= 0:
-                line.popleft()
-                del self._demand[key]
-                continue
-            line.rotate(-1)
-            if self._parked.get(key, now) > now:
-                continue
-            node = self._choose(demand.revision, klass, now)
+    def _match_of(self, line: Line, klass: _Class, now: float) -> Match | None:
+        """Match a revision of a line, or empty it: none of them waits any more, or they rest."""
+        while line.keys:
+            demand = self._demand[line.keys[0]]
+            node = self._choose(demand.revision, klass, now) if demand.count > 0 else None
             if node is not None:
+                line.keys.rotate(-1)
                 demand.count -= 1
                 node.offers += 1
                 node.under_way[node.offers] = demand.revision.share_of(node.capabilities)
                 self._place(node)
-                return Match(node.id, demand.revision, node.offers, node.session)
-            if not klass.ready:
-                return None
-            self._parked[key] = now + PARK_SECONDS
+                return Match(node.id, demand.revision, demand.account, node.offers, node.session)
+            line.keys.popleft()
+            if demand.count > 0:
+                self._parked.append((now + PARK_SECONDS, demand))
+            else:
+                del self._demand[demand.revision.key]
         return None
 
     def _choose(self, revision: Revision, klass: _Class, now: float) -> _Node | None:
@@ -396,46 +436,82 @@ class Matching:
     # classes
 
     def _class_of(self, revision: Revision) -> _Class:
-        need = _need_of(revision)
+        need = Need.of(revision)
         klass = self._classes.get(need)
         if klass is None:
             self._forget_idle_classes()
-            klass = self._classes[need] = _Class(need)
-            for node in self._nodes.values():
-                if _can_take(node, need):
-                    klass.ready.add(node.id)
+            klass = self._classes[need] = _Class(need, self._turns)
+            for shape in self._shapes.values():
+                if shape.look_at(klass):
+                    for node in shape.nodes.values():
+                        self._put(node, shape.fits[-1])
         return klass
 
-    def _forget_idle_classes(self, keep: int = 64) -> None:
-        if len(self._classes) < keep:
+    def _forget_idle_classes(self) -> None:
+        if len(self._classes) < KEPT_CLASSES:
             return
-        for need in [need for need, klass in self._classes.items() if not klass.turn and not klass.in_turn]:
-            del self._classes[need]
-
-    def _place(self, node: _Node) -> None:
-        """Put a node into the classes of which it could take a task now, and out of the others."""
-        for klass in self._classes.values():
-            if _can_take(node, klass.need):
-                klass.ready.add(node.id)
-                self._enqueue(klass)
-            else:
-                klass.ready.discard(node.id)
+        wanted = {Need.of(demand.revision) for demand in self._demand.values()}
+        for need in [need for need in self._classes if need not in wanted]:
+            klass = self._classes.pop(need)
+            klass.lines.first()  # takes out those in which nothing waits: all of them
+            self._open.pop(klass, None)
+        for shape in self._shapes.values():
+            shape.fits = [fit for fit in shape.fits if fit.klass.need in wanted]
 
     def _take_turns(self, demand: _Demand) -> None:
         if not demand.in_turn:
-            klass = self._class_of(demand.revision)
-            account = self._owners.get(demand.revision.function, demand.revision.function)
-            if account not in klass.lines:
-                klass.lines[account] = deque()
-                klass.turn.append(account)
-            klass.lines[account].append(demand.revision.key)
             demand.in_turn = True
-            self._enqueue(klass)
+            klass = self._class_of(demand.revision)
+            self._turns.wait(klass.lines, demand.account, demand.revision.key)
+            self._look_at(klass)
 
-    def _enqueue(self, klass: _Class) -> None:
-        if klass.turn and klass.ready and not klass.in_turn:
-            self._turn.append(klass)
-            klass.in_turn = True
+    def _look_at(self, klass: _Class) -> None:
+        if klass.lines and klass.ready:
+            self._open[klass] = None
+
+    # nodes and their classes
+
+    def _shape_of(self, capabilities: Capabilities) -> _Shape:
+        key = (capabilities.cpu_count, capabilities.mem_size, capabilities.privileged, capabilities.internet)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = _Shape(key, capabilities)
+            for klass in self._classes.values():
+                shape.look_at(klass)
+        return shape
+
+    def _reshape(self, node: _Node, capabilities: Capabilities) -> None:
+        node.capabilities = capabilities
+        shape = self._shape_of(capabilities)
+        if shape is not node.shape:
+            self._leave_shape(node)
+            node.shape, node.placed = shape, NO_ROOM
+            shape.nodes[node.id] = node
+
+    def _leave_shape(self, node: _Node) -> None:
+        for fit in node.shape.fits:
+            fit.klass.ready.discard(node.id)
+        del node.shape.nodes[node.id]
+        if not node.shape.nodes:
+            del self._shapes[node.shape.key]
+
+    def _place(self, node: _Node) -> None:
+        """Put a node into the classes of which it could take a task now, and out of the others."""
+        room = node.room()
+        if room != node.placed:
+            node.placed = room
+            for fit in node.shape.fits:
+                self._put(node, fit)
+
+    def _put(self, node: _Node, fit: _Fit) -> None:
+        cpu, memory, _ = node.placed
+        klass = fit.klass
+        # A hair of tolerance: sums of fractions of a CPU are not exact.
+        if cpu + 1e-6 >= fit.cpu and memory >= fit.memory and klass.need.is_near(node.capabilities):
+            klass.ready.add(node.id)
+            self._look_at(klass)
+        else:
+            klass.ready.discard(node.id)
 
     @staticmethod
     def _index(index: dict[str, SampledSet], held: set[str], node_id: str, now_held: Iterable[str]) -> None:
@@ -449,49 +525,3 @@ class Matching:
             index.setdefault(key, SampledSet()).add(node_id)
         held.clear()
         held.update(now)
-
-
-def _need_of(revision: Revision) -> _Need:
-    return _Need(
-        revision.cpu_count,
-        revision.mem_size,
-        revision.network_latency,
-        revision.privileged,
-        revision.network == "internet",
-        revision.sharing,
-    )
-
-
-def _near(capabilities: Capabilities, need: _Need) -> bool:
-    if not need.network_latency:
-        return True
-    return capabilities.network_latency is not None and capabilities.network_latency <= need.network_latency
-
-
-def _checks(capabilities: Capabilities, need: _Need) -> dict[str, bool]:
-    return {
-        f"cpuCount {need.cpu_count:g}": capabilities.cpu_count >= need.cpu_count,
-        f"memSize {need.mem_size} MiB": capabilities.mem_size >= need.mem_size,
-        f"networkLatency {need.network_latency:g} ms": _near(capabilities, need),
-        "privileged": capabilities.privileged or not need.privileged,
-        "network internet": capabilities.internet or not need.internet,
-    }
-
-
-def _may(capabilities: Capabilities, need: _Need) -> bool:
-    return (
-        capabilities.cpu_count >= need.cpu_count
-        and capabilities.mem_size >= need.mem_size
-        and _near(capabilities, need)
-        and (capabilities.privileged or not need.privileged)
-        and (capabilities.internet or not need.internet)
-    )
-
-
-def _can_take(node: _Node, need: _Need) -> bool:
-    if not node.available or not _may(node.capabilities, need):
-        return False
-    cpu, memory, slots = node.free()
-    share_cpu, share_memory = share(need.cpu_count, need.mem_size, node.capabilities, need.sharing)
-    # A hair of tolerance: sums of fractions of a CPU are not exact.
-    return slots > 0 and cpu + 1e-6 >= share_cpu and memory >= share_memory

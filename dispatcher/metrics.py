@@ -67,7 +67,7 @@ def families(core: Core, oldest_seconds: float | None) -> list[Family]:
     return [
         *core.metrics.counted(),
         counter("tasks_ended_total", "Tasks ended, by error code; OK is an answer.", by("code", core.events.ended)),
-        gauge("tasks_waiting", "Tasks that wait for a node.", core.queue.waiting),
+        gauge("tasks_waiting", "Tasks that wait for a node.", core.queue.backlog.total),
         gauge("task_wait_oldest_seconds", "Age of the task that waits longest; 0 where none waits.",
               [] if oldest_seconds is None else oldest_seconds),
         gauge("tasks_leased", "Tasks that nodes with a session here hold.", len(core.leases)),

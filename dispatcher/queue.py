@@ -18,6 +18,7 @@ import structlog
 from msgspec import Struct
 
 from agent.protocol import Abandon, DispatcherMessage, Lease, Offer, Revision
+from dispatcher.backlog import Backlog
 from dispatcher.drafts import Draft, Drafts
 from dispatcher.endings import without_answer
 from dispatcher.events import Events
@@ -38,18 +39,6 @@ DUE_SECONDS = 120.0
 
 RETRY_SECONDS = 1.0
 """After the store failed, matching rests for so long."""
-
-
-class QueueFull(Exception):
-    """No more tasks are taken for now.
-
-    Attributes:
-        retry_after: Seconds after which asking again is worth the while.
-    """
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("the queue is full")
-        self.retry_after = retry_after
 
 
 class Limits(Struct, frozen=True):
@@ -111,7 +100,6 @@ class Queue:
         self._matching = matching
         self._leases = leases
         self._events = events
-        self._limits = limits
         self._metrics = metrics
         self._tracing = tracing
         self._wall = wall
@@ -129,8 +117,7 @@ class Queue:
         self._busy_since: float | None = None
         """Since when, by monotonic seconds, one batch is being claimed and offered."""
         self.outside: Outside | None = None
-        self.waiting = 0
-        """Tasks that wait, as far as is known here."""
+        self.backlog = Backlog(limits.queue_length, lambda _: None, monotonic)
 
     # callers
 
@@ -145,12 +132,11 @@ class Queue:
             KeyReused: The idempotency key was used for something else.
             StoreUnavailable: Nothing is known of the task; the caller may ask again with the same key.
         """
-        self.check_room()
+        self.backlog.check_room(new.account)
         task_id = await self._store.create_task(new)
         if task_id == new.id:
-            self._matching.owned(new.revision.function, new.account)
             self._events.publish(task_id, "state", {"state": State.QUEUED})
-            self.put_back(new.revision)
+            self.put_back(new.revision, new.account)
         return task_id
 
     def draft(self, new: NewTask) -> Draft:
@@ -159,25 +145,15 @@ class Queue:
         Raises:
             QueueFull: Too many tasks wait.
         """
-        self.check_room()
+        self.backlog.check_room(new.account)
         draft = self.drafts.add(new)
         self._events.publish(new.id, "state", {"state": State.QUEUED})
-        self.waiting += 1
-        self._matching.owned(new.revision.function, new.account)
-        self._matching.added(new.revision)
+        self.backlog.came(new.account)
+        self._matching.added(new.revision, new.account)
         self._match()
         if draft.lease is None and self.outside is not None:
             self.drafts.write(draft)  # another dispatcher may have a node with room
         return draft
-
-    def check_room(self) -> None:
-        """Return if another task would be taken.
-
-        Raises:
-            QueueFull: Too many tasks wait.
-        """
-        if self.waiting >= self._limits.queue_length:
-            raise QueueFull(retry_after=5)
 
     async def cancel(self, account: str, task_id: str, audit: AuditLine | None = None) -> tuple[Task, bool] | None:
         """End a task for its owner and call it back from its node.
@@ -196,7 +172,7 @@ class Queue:
         task, cancelled = found
         if cancelled:
             if task.state is State.QUEUED:
-                self.ended_waiting(task.revision, 1)
+                self.ended_waiting(task.revision, task.account, 1)
             holding = self._leases.of_task(task_id)
             if holding is not None:
                 self._leases.drop(holding.lease)
@@ -250,36 +226,39 @@ class Queue:
 
     # tasks that wait
 
-    def put_back(self, revision: Revision, count: int = 1) -> None:
-        """Note that so many more tasks of a revision are in the store, waiting."""
-        self.heard(revision, count)
+    def put_back(self, revision: Revision, account: str, count: int = 1) -> None:
+        """Note that so many more tasks of a revision, which is the account's, are in the store, waiting."""
+        self.heard(revision, account, count)
         if self.outside is not None:
             self.outside.waits(revision, count)
 
-    def ended_waiting(self, revision: Revision, count: int) -> None:
+    def ended_waiting(self, revision: Revision, account: str, count: int) -> None:
         """Note that so many tasks of a revision ended while they waited, or were claimed."""
-        self.waiting = max(0, self.waiting - count)
+        self.backlog.went(account, count)
         if self.outside is not None and count:
             self.outside.waits(revision, -count)
 
-    def heard(self, revision: Revision, change: int) -> None:
+    def heard(self, revision: Revision, account: str, change: int) -> None:
         """Note that so many more tasks of a revision wait, or fewer."""
-        self.waiting = max(0, self.waiting + change)
         if change > 0:
-            self._matching.added(revision, change)
+            self.backlog.came(account, change)
+            self._matching.added(revision, account, change)
             self._wake.set()
         else:
+            self.backlog.went(account, -change)
             self._matching.fewer(revision.key, -change)
 
     async def recount(self) -> None:
         """Make what is known of the waiting tasks agree with the store."""
         marks = self._matching.mark()
         counted = await self._store.queued()
-        self.waiting = sum(count for _, count in counted)
+        drafts = list(self.drafts.all_waiting())
+        self.backlog.recounted(
+            [*((account, tasks) for _, account, tasks in counted), *((new.account, tasks) for new, tasks in drafts)]
+        )
         self._matching.recounted(counted, marks)
-        for new, count in self.drafts.all_waiting():
-            self.waiting += count
-            self._matching.added(new.revision, count)
+        for new, count in drafts:
+            self._matching.added(new.revision, new.account, count)
         self._wake.set()
 
     async def pump(self) -> None:
@@ -338,14 +317,15 @@ class Queue:
         new, now_ms = draft.new, self._now_ms()
         lease = Lease(new.id, 1, self._new_token())
         draft.give(lease, match.node, now_ms)
-        self.waiting = max(0, self.waiting - 1)
-        self._offer(match, Claim(lease, new.issued_ms, new.revision, new.query, new.headers, new.body, new.body_size))
+        self.backlog.went(new.account)
+        claim = Claim(lease, new.account, new.issued_ms, new.revision, new.query, new.headers, new.body, new.body_size)
+        self._offer(match, claim)
 
     def _waits(self, new: NewTask) -> None:
-        self.put_back(new.revision)
+        self.put_back(new.revision, new.account)
 
     def _withdrawn(self, new: NewTask) -> None:
-        self.waiting = max(0, self.waiting - 1)
+        self.backlog.went(new.account)
         self._matching.fewer(new.revision.key, 1)
 
     def _take_matches(self) -> list[Match]:
@@ -367,7 +347,7 @@ class Queue:
 
     async def _claim(self, matches: list[Match]) -> bool:
         """Claim for matches of one revision with one node; False where the store failed."""
-        node, revision = matches[0].node, matches[0].revision
+        node, revision, account = matches[0].node, matches[0].revision, matches[0].account
         mark = self._matching.mark_of(revision.key)
         try:
             claims = await self._store.claim(revision.key, node, [self._new_token() for _ in matches], self._now_ms())
@@ -377,9 +357,9 @@ class Queue:
                 self._matching.settle(match)
             # Whether it was committed is not known. What was is seen by the recount, or by the sweeper
             # when the store is back: nobody holds it.
-            self._matching.added(revision, len(matches))
+            self._matching.added(revision, account, len(matches))
             return False
-        self.ended_waiting(revision, len(claims))
+        self.ended_waiting(revision, account, len(claims))
         for match, claim in zip(matches, claims, strict=False):
             self._offer(match, claim)
         for match in matches[len(claims) :]:
@@ -387,13 +367,13 @@ class Queue:
         if len(claims) < len(matches):
             self._matching.found_fewer(revision.key, mark)
             if waiting := self.drafts.waiting(revision.key):
-                self._matching.added(revision, waiting)
+                self._matching.added(revision, account, waiting)
                 self._wake.set()
         return True
 
     def _offer(self, match: Match, claim: Claim) -> None:
         task = claim.lease.task
-        holding = self._leases.grant(claim.lease, match.node, claim.revision, self._monotonic())
+        holding = self._leases.grant(claim.lease, claim.account, match.node, claim.revision, now=self._monotonic())
         if self._tracing is not None:
             holding.trace = self._tracing.offered(claim, self._now_ms())
         self._events.publish(
@@ -414,6 +394,7 @@ class Queue:
                 headers=claim.headers,
                 body=claim.body,
                 body_size=claim.body_size,
+                account=claim.account,
             ),
         )
 

@@ -35,7 +35,7 @@ class Running:
 
     def summary(self) -> str:
         """Say in a line how it is."""
-        waiting = self._core.queue.waiting
+        waiting = self._core.queue.backlog.total
         return f"listening on {self._url}: {self._core.sessions.count} nodes connected, {waiting} tasks wait"
 
 

@@ -20,7 +20,8 @@ from agent.protocol import Revision
 from dispatcher.attempts import Attempts
 from dispatcher.endings import without_answer
 from dispatcher.leases import LeaseTable
-from dispatcher.matching import NO_NODE, Matching
+from dispatcher.matching import Matching
+from dispatcher.needs import Lack
 from dispatcher.queue import Limits, Queue
 from dispatcher.sessions import Sessions
 from dispatcher.store.base import Store, StoreUnavailable
@@ -50,10 +51,10 @@ EXPIRE_BATCH = 500
 class Outside(Protocol):
     """Other dispatchers on the same store, as the sweeper sees them."""
 
-    def unmet(self, reasons: dict[str, str]) -> None:
-        """Tell why no node here could run revisions that wait; the reason is empty where one could."""
+    def lacks(self, lacks: dict[str, Lack | None]) -> None:
+        """Tell why no node here could run revisions that wait, by their keys; None where one could."""
 
-    def unmet_elsewhere(self, revision_key: str) -> list[str]:
+    def lacks_elsewhere(self, revision_key: str) -> list[Lack | None]:
         """Give what the others said lately of their nodes and a revision."""
 
 
@@ -147,33 +148,35 @@ class Sweeper:
         """End tasks that no connected node could have run for longer than they may wait."""
         now = self._monotonic()
         unmet_since: dict[str, float] = {}
-        here = [(revision, self._matching.unmet(revision) or "") for revision in self._matching.waiting()]
+        here = self._matching.lacks()
         if self.outside is not None:
-            self.outside.unmet({revision.key: reason for revision, reason in here})
-        for revision, unmet_here in here:
-            unmet = self._unmet_anywhere(revision, unmet_here)
-            if not unmet:
+            self.outside.lacks({revision.key: lack for revision, _, lack in here})
+        for revision, account, lack_here in here:
+            lack = self._lack_anywhere(revision, lack_here)
+            if lack is None:
                 continue
             since = self._unmet_since.get(revision.key, now)
             unmet_since[revision.key] = since
             if now - since < self._limits.no_capable_seconds:
                 continue
             now_ms = int(self._wall() * 1000)
-            ended = without_answer("NO_CAPABLE_NODE", f"queue time used up: {unmet}", now_ms)
+            ended = without_answer("NO_CAPABLE_NODE", f"queue time used up: {lack}", now_ms)
             issued_before_ms = now_ms - int(self._limits.no_capable_seconds * 1000)
             ids = await self._store.expire_queued(revision.key, issued_before_ms, ended, EXPIRE_BATCH)
-            self._attempts.expired_while_waiting(revision, ids, "NO_CAPABLE_NODE", TASKS["NO_CAPABLE_NODE"].status)
+            status = TASKS["NO_CAPABLE_NODE"].status
+            self._attempts.expired_while_waiting(revision, account, ids, "NO_CAPABLE_NODE", status)
             if ids:
-                log.warning("tasks ended, no capable node", revision=revision.key, tasks=len(ids), reason=unmet)
+                log.warning("tasks ended, no capable node", revision=revision.key, tasks=len(ids), reason=str(lack))
         self._unmet_since = unmet_since
 
-    def _unmet_anywhere(self, revision: Revision, here: str) -> str:
-        """Say why no node could ever run a revision, wherever it is connected; nothing where one could."""
-        elsewhere = self.outside.unmet_elsewhere(revision.key) if self.outside is not None else []
-        if not here or "" in elsewhere:
-            return ""
-        # Who has no nodes has less to say than who has some.
-        return next((reason for reason in [here, *elsewhere] if reason != NO_NODE), here)
+    def _lack_anywhere(self, revision: Revision, here: Lack | None) -> Lack | None:
+        """Say why no node could ever run a revision, wherever it is connected; None where one could."""
+        lack = here
+        for elsewhere in self.outside.lacks_elsewhere(revision.key) if self.outside is not None else []:
+            if lack is None or elsewhere is None:
+                return None
+            lack = lack.with_others(elsewhere)
+        return lack
 
     async def recount(self) -> None:
         """Make what is known in memory agree with the store."""

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from dispatcher.events import Event
+from dispatcher.needs import Lack
 from dispatcher.store.base import State
 
 
@@ -17,10 +18,10 @@ class Waits(Struct, frozen=True, array_like=True, tag="waits"):
     changes: dict[str, int]
 
 
-class Unmet(Struct, frozen=True, array_like=True, tag="unmet"):
-    """Why no node here could ever run a revision that waits; empty where one could."""
+class Lacks(Struct, frozen=True, array_like=True, tag="lacks"):
+    """Why no node here could ever run a revision that waits, by its key; None where one could."""
 
-    reasons: dict[str, str]
+    lacks: dict[str, Lack | None]
 
 
 class Moved(Struct, frozen=True, array_like=True, tag="moved"):
@@ -84,7 +85,7 @@ class Changed(Struct, frozen=True, array_like=True, tag="changed"):
     accounts: list[str]
 
 
-Message = Waits | Unmet | Moved | Removed | Joined | Ended | Watch | Unwatch | Happened | Follows | Changed
+Message = Waits | Lacks | Moved | Removed | Joined | Ended | Watch | Unwatch | Happened | Follows | Changed
 
 
 class Letter(Struct, frozen=True, array_like=True):

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from agent.protocol import LEASE_SECONDS, Abandon, Lease, Revision
+from agent.protocol import Abandon, Lease, Revision
 from dispatcher.events import Event, Events
 from dispatcher.feed import Feed
-from dispatcher.leases import LeaseTable, Stage
+from dispatcher.leases import LeaseTable
 from dispatcher.matching import Matching
+from dispatcher.needs import Lack
 from dispatcher.presence import Presence
 from dispatcher.queue import Queue
 from dispatcher.replicas.interest import Interest
@@ -33,11 +34,11 @@ from dispatcher.replicas.messages import (
     Follows,
     Happened,
     Joined,
+    Lacks,
     Letter,
     Message,
     Moved,
     Removed,
-    Unmet,
     Unwatch,
     Waits,
     Watch,
@@ -112,12 +113,13 @@ class Replicas:
         self._post = Post(peers, lambda: self._members.others, self._gather, self._received)
         self._interest = Interest(events, self._post, lambda task: leases.of_task(task) is not None)
         self._waits: Counter[str] = Counter()
-        self._revisions: dict[str, Revision] = {}
+        self._revisions: dict[str, tuple[Revision, str]] = {}
+        """Those that others told of, and the accounts whose they are."""
         self._changed_tasks: dict[str, None] = {}
         self._changed_nodes: dict[tuple[str, str], None] = {}
         self._changed_accounts: set[str] = set()
-        self._heard: dict[tuple[str, str], tuple[str, float]] = {}
-        """By dispatcher and revision: why no node there could run it, and when that was said."""
+        self._heard: dict[str, dict[str, tuple[Lack | None, float]]] = {}
+        """By revision and dispatcher: why no node there could run it, and when that was said."""
         self._to_show: set[str] = set()
         self._suspect: set[bytes] = set()
         """Tokens of leases that the store did not know at the last check."""
@@ -204,17 +206,20 @@ class Replicas:
         """Somebody begins to follow an account here, or ends."""
         self._post.wake()
 
-    def unmet(self, reasons: dict[str, str]) -> None:
-        """Tell why no node here could run revisions that wait; the reason is empty where one could."""
-        if reasons and self._members.others:
-            self._post.tell(Unmet(reasons))
-
-    def unmet_elsewhere(self, revision_key: str) -> list[str]:
-        """Give what the others said lately of their nodes and a revision."""
+    def lacks(self, lacks: dict[str, Lack | None]) -> None:
+        """Tell why no node here could run revisions that wait, by their keys; None where one could."""
         now = self._monotonic()
-        return [
-            reason for (_, key), (reason, at) in self._heard.items() if key == revision_key and now - at < HEARD_SECONDS
-        ]
+        self._heard = {
+            key: fresh
+            for key, heard in self._heard.items()
+            if (fresh := {name: said for name, said in heard.items() if now - said[1] < HEARD_SECONDS})
+        }
+        if lacks and self._members.others:
+            self._post.tell(Lacks(lacks))
+
+    def lacks_elsewhere(self, revision_key: str) -> list[Lack | None]:
+        """Give what the others said lately of their nodes and a revision."""
+        return [lack for lack, _ in self._heard.get(revision_key, {}).values()]
 
     def removed(self, node: str) -> None:
         """A node was removed by its owner."""
@@ -272,7 +277,8 @@ class Replicas:
             self._interest.introduce(name)
         for name in beat.gone:
             self._interest.gone(name)
-            self._heard = {key: heard for key, heard in self._heard.items() if key[0] != name}
+            for heard in self._heard.values():
+                heard.pop(name, None)
         if beat.buried:
             log.error("the other dispatchers took this one for dead, its nodes come anew")
             for node in self._nodes.connected():
@@ -292,11 +298,7 @@ class Replicas:
 
     def _take_up(self, found: list[Leased]) -> None:
         for leased in found:
-            if self._leases.of_task(leased.lease.task) is None:
-                stage = Stage.OFFERED if leased.state is State.OFFERED else Stage.ACCEPTED
-                self._leases.grant(
-                    leased.lease, leased.node, leased.revision, self._monotonic(), stage=stage, period=LEASE_SECONDS
-                )
+            self._leases.take_up(leased, self._monotonic())
 
     # what messages may have failed to tell
 
@@ -363,9 +365,10 @@ class Replicas:
                 self._do(partial(self._nodes.node_removed, node))
             case Joined(node, joined_ms):
                 self._nodes.close(node, "the node has joined again", joined_ms)
-            case Unmet(reasons):
+            case Lacks(lacks):
                 now = self._monotonic()
-                self._heard |= {(sender, key): (reason, now) for key, reason in reasons.items()}
+                for key, lack in lacks.items():
+                    self._heard.setdefault(key, {})[sender] = lack, now
             case Watch() | Unwatch() | Happened() | Follows() | Changed():
                 self._hear_for_eyes(sender, message)
 
@@ -389,13 +392,13 @@ class Replicas:
 
     async def _hear_of_waiting(self, changes: dict[str, int]) -> None:
         unknown = [key for key in changes if key not in self._revisions]
-        for revision in await self._peers.revisions(unknown) if unknown else []:
-            self._revisions[revision.key] = revision
+        for revision, account in await self._peers.revisions(unknown) if unknown else []:
+            self._revisions[revision.key] = revision, account
             if len(self._revisions) > KNOWN_REVISIONS:
                 del self._revisions[next(iter(self._revisions))]
         for key, change in changes.items():
             if key in self._revisions:
-                self._queue.heard(self._revisions[key], change)
+                self._queue.heard(*self._revisions[key], change)
 
     def _end(self, task: str, state: State, status: int, error: str | None) -> None:
         """Take in that a task has ended: a node here that holds it stops, and whoever watches it here is told."""

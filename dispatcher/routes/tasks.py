@@ -10,10 +10,10 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from dispatcher import audit, headers
+from dispatcher.backlog import QueueFull
 from dispatcher.drafts import may_be_draft
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, invalid, not_found
-from dispatcher.queue import QueueFull
 from dispatcher.routes import results
 from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
 from dispatcher.routes.keys import CORE, IDS, STOPPING, now_ms
@@ -110,7 +110,7 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
     query = raw_query(request)
     forwarded = headers.forwarded(request.raw_headers)
     task_id = app[IDS].new()
-    _check_room(app)  # before the body is taken in, and once more by `submit`
+    _check_room(app, account)  # before the body is taken in, and once more by `submit`
     body = await input_body(request, task_id)
     new = NewTask(
         id=task_id,
@@ -166,15 +166,15 @@ async def _answer_in_time(request: web.Request, account: str, task_id: str, seco
     return response
 
 
-def _check_room(app: web.Application) -> None:
+def _check_room(app: web.Application, account: str) -> None:
     try:
-        app[CORE].queue.check_room()
+        app[CORE].queue.backlog.check_room(account)
     except QueueFull as full:
         raise _queue_full(full) from None
 
 
 def _queue_full(full: QueueFull) -> Problem:
-    return Problem("QUEUE_FULL", "no more tasks are taken for now", headers={"Retry-After": str(full.retry_after)})
+    return Problem("QUEUE_FULL", str(full), headers={"Retry-After": str(full.retry_after)})
 
 
 async def list_tasks(request: web.Request, account: str) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -176,10 +176,19 @@ class RecentEnd(Struct, frozen=True):
     cold: bool | None
 
 
+class Queued(NamedTuple):
+    """Tasks of a revision that wait, and the account whose they are."""
+
+    revision: Revision
+    account: str
+    tasks: int
+
+
 class Claim(Struct, frozen=True):
     """A queued task that now belongs to a node: what an offer needs."""
 
     lease: Lease
+    account: str
     issued_ms: int
     revision: Revision
     query: str
@@ -192,6 +201,7 @@ class Leased(Struct, frozen=True):
     """A task that some node holds, as found when the dispatcher starts."""
 
     lease: Lease
+    account: str
     node: str
     revision: Revision
     state: State
@@ -439,7 +449,7 @@ class Store(AccessStore, Protocol):
     async def log(self, account: str, task_id: str) -> Log | None:
         """Give the captured log of a finished or cancelled task."""
 
-    async def queued(self) -> list[tuple[Revision, int]]:
+    async def queued(self) -> list[Queued]:
         """Count what waits, by revision: what a dispatcher must know when it starts."""
 
     async def oldest_queued(self, revision_keys: Sequence[str]) -> int | None:

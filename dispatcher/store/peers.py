@@ -87,8 +87,8 @@ class Peers(Protocol):
 
     # what a message may have failed to tell
 
-    async def revisions(self, keys: Sequence[str]) -> list[Revision]:
-        """Find revisions by their keys."""
+    async def revisions(self, keys: Sequence[str]) -> list[tuple[Revision, str]]:
+        """Find revisions by their keys, and the accounts whose they are."""
 
     async def ended(self, tasks: Sequence[str]) -> list[EndShown]:
         """Say of tasks which have ended, and how."""

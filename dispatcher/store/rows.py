@@ -44,10 +44,16 @@ LINE = (
 RECENT_END = "issued_ms, assigned_ms, finished_ms, status, error, spans, cold"
 """Columns of `recent_end`."""
 
-CLAIM = "t.id, t.attempt, t.issued_ms, r.definition, i.query, i.headers, i.body, i.body_size"
+CLAIM = "t.id, t.attempt, t.account, t.issued_ms, r.definition, i.query, i.headers, i.body, i.body_size"
 """Columns of `claim`, from ``task t``, its ``revision r`` and its ``task_input i``."""
 
-LEASED = "t.id, t.attempt, t.token, t.node, r.definition, t.state"
+OWNED = (
+    "r.definition, coalesce((SELECT account FROM function WHERE id = r.function),"
+    " (SELECT account FROM task WHERE function = r.function LIMIT 1))"
+)
+"""A revision, and whose it is, from ``revision r``. Its function may have been removed; its tasks have not."""
+
+LEASED = "t.id, t.attempt, t.token, t.account, t.node, r.definition, t.state"
 """Columns of `leased`, from ``task t`` and its ``revision r``."""
 
 RESULT = "t.status, o.headers, o.body, o.body_size, o.body_key"
@@ -161,15 +167,15 @@ def recent_end(row: Row) -> RecentEnd:
 
 def claim(row: Row, token: bytes) -> Claim:
     """Make a claim of the columns `CLAIM` and the token that it was made with."""
-    task_id, attempt, issued_ms, definition, query, headers, body, body_size = row
+    task_id, attempt, account, issued_ms, definition, query, headers, body, body_size = row
     lease = Lease(task_id, attempt, token)
-    return Claim(lease, issued_ms, revision(definition), query, _headers.decode(headers), body, body_size)
+    return Claim(lease, account, issued_ms, revision(definition), query, _headers.decode(headers), body, body_size)
 
 
 def leased(row: Row) -> Leased:
     """Make a held task of the columns `LEASED`."""
-    task_id, attempt, token, node_id, definition, state = row
-    return Leased(Lease(task_id, attempt, token), node_id, revision(definition), State(state))
+    task_id, attempt, token, account, node_id, definition, state = row
+    return Leased(Lease(task_id, attempt, token), account, node_id, revision(definition), State(state))
 
 
 def result(row: Row) -> Result:

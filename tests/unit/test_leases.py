@@ -7,6 +7,7 @@ from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
 from dispatcher.leases import LeaseTable, Stage
 
 TASK = "6405942c9956fae80d7e0e91"
+ACCOUNT = "account"
 REVISION = Revision("6404b3da46551827c611ffe5", 1, "image")
 
 
@@ -17,7 +18,7 @@ def lease(number: int = 1, task: str = TASK) -> Lease:
 def test_an_offer_without_an_answer_is_due_after_its_time() -> None:
     """The answer to an offer is waited for just so long."""
     table = LeaseTable()
-    table.grant(lease(), "n", REVISION, now=100)
+    table.grant(lease(), ACCOUNT, "n", REVISION, now=100)
     assert table.due(100 + OFFER_SECONDS - 0.01) == []
     assert [holding.stage for holding in table.due(100 + OFFER_SECONDS)] == [Stage.OFFERED]
     assert len(table) == 0
@@ -26,7 +27,7 @@ def test_an_offer_without_an_answer_is_due_after_its_time() -> None:
 def test_renewals_keep_a_lease_and_silence_ends_it() -> None:
     """An accepted lease lives as long as it is renewed, and a period longer."""
     table = LeaseTable()
-    table.accepted(table.grant(lease(), "n", REVISION, now=0), now=1)
+    table.accepted(table.grant(lease(), ACCOUNT, "n", REVISION, now=0), now=1)
     for now in range(10, 200, 10):
         assert table.due(now) == []
         assert table.renew(lease(), "n", now)
@@ -37,7 +38,7 @@ def test_renewals_keep_a_lease_and_silence_ends_it() -> None:
 def test_only_the_very_lease_of_the_very_node_counts() -> None:
     """Another node, another token, another attempt: none of them finds or renews a lease."""
     table = LeaseTable()
-    table.grant(lease(), "n", REVISION, now=0)
+    table.grant(lease(), ACCOUNT, "n", REVISION, now=0)
     assert table.find(lease(), "other") is None
     assert table.find(lease(2), "n") is None
     assert table.find(Lease(TASK, 2, lease().token), "n") is None
@@ -48,8 +49,8 @@ def test_only_the_very_lease_of_the_very_node_counts() -> None:
 def test_a_new_lease_of_a_task_ends_the_earlier_one() -> None:
     """A task is in the hands of one node at a time."""
     table = LeaseTable()
-    table.grant(lease(1), "a", REVISION, now=0)
-    table.grant(lease(2), "b", REVISION, now=0)
+    table.grant(lease(1), ACCOUNT, "a", REVISION, now=0)
+    table.grant(lease(2), ACCOUNT, "b", REVISION, now=0)
     assert table.find(lease(1), "a") is None
     assert table.of_node("a") == []
     assert [holding.node for holding in table.due(1000)] == ["b"]
@@ -68,7 +69,7 @@ def test_the_table_agrees_with_a_plain_model(steps: list[tuple[str, int, int]]) 
         now += passed
         subject, node = lease(which + 1, f"{which:024x}"), f"node{which % 2}"
         if step == "grant" and subject.token not in model:
-            table.grant(subject, node, REVISION, now)
+            table.grant(subject, ACCOUNT, node, REVISION, now=now)
             model[subject.token] = (now + OFFER_SECONDS, False)
         elif step == "accept" and (holding := table.find(subject, node)):
             table.accepted(holding, now)

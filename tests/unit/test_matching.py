@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from agent.protocol import Capabilities, Credit, Revision
 from dispatcher.matching import PARK_SECONDS, Match, Matching, SampledSet
 
+ACCOUNT = "account"
 FUNCTION = "6404b3da46551827c611ffe5"
 ROOMY = Credit(cpu=4, memory=4096, slots=8)
 BIG = Capabilities(cpu_count=4, mem_size=4096)
@@ -34,7 +35,7 @@ def test_without_credit_a_node_is_offered_nothing() -> None:
     for credit in (Credit(4, 4096, 0), Credit(0.5, 4096, 8), Credit(4, 255, 8)):
         subject = matching()
         subject.node_joined("n", BIG, credit, [], [])
-        subject.added(revision())
+        subject.added(revision(), ACCOUNT)
         assert subject.next(0) is None
 
 
@@ -42,7 +43,7 @@ def test_matches_stop_where_the_credit_ends() -> None:
     """Offers under way are taken off the credit, so four CPUs take four tasks of one CPU each."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(), 10)
+    subject.added(revision(), ACCOUNT, 10)
     assert [match.number for match in drain(subject)] == [1, 2, 3, 4]
 
 
@@ -50,7 +51,7 @@ def test_credit_that_crosses_an_offer_is_not_spent_twice() -> None:
     """A credit that was sent before the node saw the last offers leaves those offers taken off."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(), 10)
+    subject.added(revision(), ACCOUNT, 10)
     assert len(drain(subject)) == 4
     subject.node_changed("n", credit=Credit(2, 2048, 6, offers_seen=2))
     assert drain(subject) == []
@@ -62,26 +63,29 @@ def test_requirements_exclude_nodes_and_are_named() -> None:
     """A node that lacks what a revision asks for is never chosen, and what nobody meets is said."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    for fields, named in (
+    cases: list[tuple[dict[str, object], str]] = [
         ({"cpu_count": 64}, "cpuCount 64"),
         ({"mem_size": 65536}, "memSize 65536 MiB"),
         ({"network_latency": 5}, "networkLatency 5 ms"),
         ({"privileged": True}, "privileged"),
         ({"network": "internet"}, "network internet"),
-    ):
-        asked = revision(**fields)
-        assert named in str(subject.unmet(asked))
-        subject.added(asked)
+    ]
+    for number, (fields, named) in enumerate(cases, 2):
+        asked = revision(number, **fields)
+        subject.added(asked, ACCOUNT)
         assert subject.next(0) is None
-    assert subject.unmet(revision()) is None
+        assert named in {revision.key: str(lack) for revision, _, lack in subject.lacks()}[asked.key]
+        subject.fewer(asked.key, 1)
+    subject.added(revision(), ACCOUNT)
+    assert [lack for _, _, lack in subject.lacks()] == [None]
 
 
 def test_a_task_that_fits_nobody_does_not_hold_up_others() -> None:
     """The first in the queue asks for too much; the second is matched all the same."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(1, cpu_count=64), 100)
-    subject.added(revision(2))
+    subject.added(revision(1, cpu_count=64), ACCOUNT, 100)
+    subject.added(revision(2), ACCOUNT)
     assert [match.revision.number for match in drain(subject)] == [2]
 
 
@@ -91,7 +95,7 @@ def test_warm_is_preferred_to_image_and_image_to_nothing() -> None:
     subject.node_joined("bare", BIG, ROOMY, [], [])
     subject.node_joined("image", BIG, Credit(2, 4096, 8), ["image-1"], [])
     subject.node_joined("warm", BIG, Credit(1, 4096, 8), ["image-1"], [revision().key])
-    subject.added(revision(), 4)
+    subject.added(revision(), ACCOUNT, 4)
     assert [match.node for match in drain(subject)] == ["warm", "image", "image", "bare"]
 
 
@@ -101,12 +105,12 @@ def test_a_node_that_declined_is_left_alone_for_a_while() -> None:
     subject.node_joined("a", BIG, ROOMY, [], [revision().key])
     subject.node_joined("b", BIG, ROOMY, [], [])
     subject.node_declined("a", revision().key, until=5)
-    subject.added(revision())
+    subject.added(revision(), ACCOUNT)
     match = subject.next(0)
     assert match is not None
     assert match.node == "b"
     subject.node_left("b")
-    subject.added(revision())
+    subject.added(revision(), ACCOUNT)
     assert subject.next(0) is None
     assert subject.wake_at(0) == PARK_SECONDS
     assert subject.next(5) is not None
@@ -116,11 +120,11 @@ def test_a_claim_that_found_fewer_corrects_the_count() -> None:
     """Tasks that are gone from the store cost one claim; tasks added since are not forgotten."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(), 100)
+    subject.added(revision(), ACCOUNT, 100)
     first = subject.next(0)
     assert first is not None
     mark = subject.mark_of(revision().key)
-    subject.added(revision())
+    subject.added(revision(), ACCOUNT)
     subject.settle(first)
     subject.found_fewer(revision().key, mark)
     assert len(drain(subject)) == 1
@@ -130,7 +134,7 @@ def test_a_match_of_an_earlier_session_is_void() -> None:
     """What was matched before a node came back neither counts nor is let go in its new session."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(), 10)
+    subject.added(revision(), ACCOUNT, 10)
     old = subject.next(0)
     assert old is not None
     assert subject.is_held(old)
@@ -144,7 +148,7 @@ def test_credit_that_was_overtaken_says_nothing() -> None:
     """An older figure that arrives after a newer one does not bring back room that is taken."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(), 10)
+    subject.added(revision(), ACCOUNT, 10)
     drain(subject)
     subject.node_changed("n", credit=Credit(0, 0, 4, offers_seen=4))
     subject.node_changed("n", credit=Credit(3, 3000, 7, offers_seen=1))
@@ -154,11 +158,11 @@ def test_credit_that_was_overtaken_says_nothing() -> None:
 def test_a_recount_takes_over_what_the_store_says() -> None:
     """Tasks that ended while they waited are forgotten, unknown ones are found, new ones are kept."""
     subject = matching()
-    subject.added(revision(1), 100)
-    subject.added(revision(2), 3)
+    subject.added(revision(1), ACCOUNT, 100)
+    subject.added(revision(2), ACCOUNT, 3)
     marks = subject.mark()
-    subject.added(revision(2), 1)
-    subject.recounted([(revision(2), 2), (revision(3), 1)], marks)
+    subject.added(revision(2), ACCOUNT, 1)
+    subject.recounted([(revision(2), ACCOUNT, 2), (revision(3), ACCOUNT, 1)], marks)
     assert {asked.number for asked in subject.waiting()} == {2, 3}
     subject.node_joined("n", Capabilities(16, 65536), Credit(16, 65536, 16), [], [])
     assert sorted(match.revision.number for match in drain(subject)) == [2, 2, 2, 3]
@@ -168,8 +172,8 @@ def test_functions_take_turns() -> None:
     """A function with a long queue does not shut out another's."""
     subject = matching()
     subject.node_joined("n", BIG, ROOMY, [], [])
-    subject.added(revision(1), 100)
-    subject.added(revision(2, cpu_count=1), 100)
+    subject.added(revision(1), ACCOUNT, 100)
+    subject.added(revision(2, cpu_count=1), ACCOUNT, 100)
     assert sorted(match.revision.number for match in drain(subject)) == [1, 1, 2, 2]
 
 
@@ -177,11 +181,8 @@ def test_an_account_with_a_long_queue_does_not_starve_another() -> None:
     """100,000 tasks of twenty functions of one account wait; the ten tasks of another take every second turn."""
     subject = matching()
     for number in range(20):
-        function = f"{number:024x}"
-        subject.owned(function, "many")
-        subject.added(Revision(function, 1, "image"), 5000)
-    subject.owned(FUNCTION, "few")
-    subject.added(revision(), 10)
+        subject.added(Revision(f"{number:024x}", 1, "image"), "many", 5000)
+    subject.added(revision(), "few", 10)
     subject.node_joined("n", Capabilities(64, 65536), Credit(20, 65536, 20), [], [])
     assert [match.revision.function for match in drain(subject)].count(FUNCTION) == 10
 
@@ -192,7 +193,7 @@ def test_of_nodes_that_are_alike_the_nearer_is_chosen_then_the_less_loaded() -> 
     subject.node_joined("far", Capabilities(4, 4096, 80.0), ROOMY, [], [])
     subject.node_joined("near", Capabilities(4, 4096, 3.0), Credit(3, 4096, 8), [], [])
     subject.node_joined("as near", Capabilities(4, 4096, 2.0), Credit(2, 4096, 8), [], [])
-    subject.added(revision(), 5)
+    subject.added(revision(), ACCOUNT, 5)
     assert [match.node for match in drain(subject)] == ["near", "near", "as near", "near", "as near"]
 
 
@@ -251,7 +252,7 @@ class MatchingMachine(RuleBasedStateMachine):
         asked = revision(number + 3 * (cpus + privileged), cpu_count=cpus, privileged=privileged)
         _, before = self.demand.get(asked.key, (asked, 0))
         self.demand[asked.key] = (asked, before + count)
-        self.subject.added(asked, count)
+        self.subject.added(asked, ACCOUNT, count)
 
     @rule()
     def match(self) -> None:

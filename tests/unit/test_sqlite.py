@@ -128,7 +128,7 @@ async def test_migrations_are_applied_once_and_whole(path: Path, monkeypatch: py
     (directory / "9002_third.sql").write_text("INSERT INTO second VALUES (2);")
     await store.open()
     await store.ping()
-    assert await store.queued() == [(REVISION, 1)]
+    assert await store.queued() == [(REVISION, ACCOUNT, 1)]
     await store.close()
 
 
@@ -204,7 +204,7 @@ async def test_one_mistake_does_not_spoil_the_others_commit(store: SqliteStore) 
     assert (first, second) == (task_id(1), task_id(2))
     assert isinstance(joined, NodeDisabled)
     assert isinstance(twice, sqlite3.IntegrityError)
-    assert await store.queued() == [(REVISION, 2)]
+    assert await store.queued() == [(REVISION, ACCOUNT, 2)]
 
 
 async def test_writes_that_wait_share_a_commit(store: SqliteStore) -> None:

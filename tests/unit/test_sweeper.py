@@ -107,7 +107,7 @@ async def test_a_task_that_nobody_can_run_ends_and_says_why(core: Core, clocks: 
     assert task is not None
     assert (task.error, task.status, task.ending) == ("NO_CAPABLE_NODE", 503, "no_capable_node")
     assert "no node is connected" in task.detail
-    assert core.queue.waiting == 0
+    assert core.queue.backlog.total == 0
 
 
 async def hold(core: Core, clocks: Clocks) -> Lease:

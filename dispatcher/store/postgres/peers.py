@@ -132,9 +132,9 @@ async def _collect(db: Db, replica: str, most: int) -> list[bytes]:
     return [row[1] for row in sorted(found)]
 
 
-async def _revisions(db: Db, keys: Sequence[str]) -> list[Revision]:
-    found = await db.fetch("SELECT definition FROM revision WHERE key = ANY($1)", keys)
-    return [rows.revision(row[0]) for row in found]
+async def _revisions(db: Db, keys: Sequence[str]) -> list[tuple[Revision, str]]:
+    found = await db.fetch(f"SELECT {rows.OWNED} FROM revision r WHERE r.key = ANY($1)", keys)  # noqa: S608 - constants
+    return [(rows.revision(definition), account) for definition, account in found if account is not None]
 
 
 async def _ended(db: Db, ids: Sequence[str]) -> list[EndShown]:
@@ -214,7 +214,7 @@ class PostgresPeers:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def revisions(self, keys: Sequence[str]) -> list[Revision]:  # noqa: D102
+    async def revisions(self, keys: Sequence[str]) -> list[tuple[Revision, str]]:  # noqa: D102
         return await self._connections.read(_revisions, keys)
 
     async def ended(self, tasks: Sequence[str]) -> list[EndShown]:  # noqa: D102

@@ -28,6 +28,7 @@ from dispatcher.store.base import (
     NewTask,
     Node,
     NodeCounts,
+    Queued,
     RecentEnd,
     Result,
     StoreUnavailable,
@@ -270,7 +271,7 @@ class PostgresStore:
     async def log(self, account: str, task_id: str) -> Log | None:
         return await self._read(tasks.log, account, task_id)
 
-    async def queued(self) -> list[tuple[Revision, int]]:
+    async def queued(self) -> list[Queued]:
         return await self._read(tasks.queued)
 
     async def oldest_queued(self, revision_keys: Sequence[str]) -> int | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.protocol import Lease, Log, Revision
+from agent.protocol import Lease, Log
 from dispatcher.store import rows
-from dispatcher.store.base import Claim, Ended, Leased, Result, State, Task, TaskLine
+from dispatcher.store.base import Claim, Ended, Leased, Queued, Result, State, Task, TaskLine
 from dispatcher.store.postgres.access import add_lines
 from dispatcher.store.postgres.catalog import forget_revisions
 from dispatcher.store.postgres.connections import Db
@@ -110,14 +110,14 @@ async def log(db: Db, account: str, task_id: str) -> Log | None:
 # from the queue to a node
 
 
-async def queued(db: Db) -> list[tuple[Revision, int]]:
+async def queued(db: Db) -> list[Queued]:
     """See `Store.queued`."""
     found = await db.fetch(
-        "SELECT r.definition, waiting.count FROM (SELECT revision, count(*) AS count"
+        f"SELECT {rows.OWNED}, waiting.count FROM (SELECT revision, count(*) AS count"
         " FROM task WHERE state = 'queued' GROUP BY revision) AS waiting"
         " JOIN revision r ON r.key = waiting.revision"
     )
-    return [(rows.revision(definition), count) for definition, count in found]
+    return [Queued(rows.revision(definition), account, count) for definition, account, count in found]
 
 
 async def oldest_queued(db: Db, revision_keys: Sequence[str]) -> int | None:

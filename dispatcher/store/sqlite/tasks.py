@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from agent.protocol import Lease, Log, Phase, Revision
+from agent.protocol import Lease, Log, Phase
 from dispatcher.store import rows
 from dispatcher.store.access import AuditLine
 from dispatcher.store.base import (
@@ -20,6 +20,7 @@ from dispatcher.store.base import (
     Leased,
     Lost,
     NewTask,
+    Queued,
     Result,
     State,
     Task,
@@ -187,14 +188,14 @@ def log(db: sqlite3.Connection, account: str, task_id: str) -> Log | None:
 # from the queue to a node
 
 
-def queued(db: sqlite3.Connection) -> list[tuple[Revision, int]]:
+def queued(db: sqlite3.Connection) -> list[Queued]:
     """See `Store.queued`."""
     found = db.execute(
-        "SELECT r.definition, waiting.count FROM (SELECT revision, count(*) AS count"
+        f"SELECT {rows.OWNED}, waiting.count FROM (SELECT revision, count(*) AS count"
         " FROM task INDEXED BY task_waiting WHERE state = 'queued' GROUP BY revision) AS waiting"
         " JOIN revision r ON r.key = waiting.revision"
     )
-    return [(rows.revision(definition), count) for definition, count in found]
+    return [Queued(rows.revision(definition), account, count) for definition, account, count in found]
 
 
 def oldest_queued(db: sqlite3.Connection, revision_keys: Sequence[str]) -> int | None:

@@ -38,7 +38,7 @@ async def test_the_version_before_runs_on_a_newer_schema(tmp_path: Path) -> None
     await new.open()
     await new.ping()
     await old.create_task(new_task(1))
-    assert await new.queued() == await old.queued() == [(REVISION, 1)]
+    assert await new.queued() == await old.queued() == [(REVISION, ACCOUNT, 1)]
     await old.close()
     await old.open()
     await old.ping()

@@ -58,7 +58,7 @@ async def test_a_create_whose_commit_breaks_off_happens_once(store: PostgresStor
     cutter.cut = cut
     assert await store.create_task(new_task(1, idempotency_key="key", fingerprint=b"f")) == task_id(1)
     assert cutter.cuts == 1
-    assert await store.queued() == [(REVISION, 1)]
+    assert await store.queued() == [(REVISION, ACCOUNT, 1)]
     assert await store.create_task(new_task(2, idempotency_key="key", fingerprint=b"f")) == task_id(1)
 
 

@@ -189,7 +189,7 @@ class World:
             assert shown == (task.state, task.attempt, task.progress, task.status)
             assert (await self.store.result(ACCOUNT, task_id) is not None) is (task.finished_ms is not None)
         waiting = sum(task.state is State.QUEUED for task in self.tasks.values())
-        assert sum(count for _, count in await self.store.queued()) == waiting
+        assert sum(one.tasks for one in await self.store.queued()) == waiting
         held = {task.present for task in self.tasks.values() if task.present and task.held(task.present)}
         assert {leased.lease for leased in await self.store.leased()} == held
         assert len(await self.store.tasks(ACCOUNT, 1000, None, None, None)) == len(self.tasks)

@@ -68,7 +68,7 @@ async def test_close_commits_what_is_under_way(make: Callable[[Path], Store], tm
     await store.close()
     assert await asyncio.gather(*writes) == [task_id(number) for number in range(1, 200)]
     await store.open()
-    assert await store.queued() == [(REVISION, 199)]
+    assert await store.queued() == [(REVISION, ACCOUNT, 199)]
     await store.close()
 
 
@@ -162,7 +162,7 @@ async def test_what_was_acknowledged_survives_a_kill(name: str, tmp_path: Path, 
         if what == "written":
             assert await body_of(store, task) == task.encode() * 60_000
     states = {State(state): await store.tasks(ACCOUNT, 100_000, None, None, state) for state in State}
-    assert sum(counted for _, counted in await store.queued()) == len(states[State.QUEUED])
+    assert sum(one.tasks for one in await store.queued()) == len(states[State.QUEUED])
     for line in states[State.FINISHED]:
         assert await store.result(ACCOUNT, line.id) is not None
     await store.close()

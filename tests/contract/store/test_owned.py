@@ -116,13 +116,13 @@ async def test_tasks_outlive_their_function(store: Store) -> None:
     assert await store.remove_function(ACCOUNT, function.id)
     assert not await store.remove_function(ACCOUNT, function.id)
     assert await store.function(ACCOUNT, function.id) is None
-    assert await store.queued() == [(function.revision, 1)]
+    assert await store.queued() == [(function.revision, ACCOUNT, 1)]
     claim = await claim_one(store, revision=function.revision)
     assert claim.revision == function.revision
     assert await store.finish(claim.lease, NODE, ANSWER) is Verdict.RECORDED
     assert await store.remove_finished(10_000, 10) == 1
     await store.create_task(new_task(2, second))
-    assert await store.queued() == [(second, 1)]
+    assert await store.queued() == [(second, ACCOUNT, 1)]
 
 
 async def test_a_node_joins_and_joins_again(store: Store) -> None:

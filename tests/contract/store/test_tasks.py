@@ -50,7 +50,7 @@ async def test_a_claim_carries_what_was_created(store: Store, body: bytes) -> No
     headers = [("b", "2"), ("a", ""), ("b", "é")]
     await store.create_task(new_task(query=query, headers=headers, body=body, body_size=len(body)))
     claim = await claim_one(store)
-    assert claim == Claim(Lease(task_id(1), 1, token(1)), 1001, REVISION, query, headers, body, len(body))
+    assert claim == Claim(Lease(task_id(1), 1, token(1)), ACCOUNT, 1001, REVISION, query, headers, body, len(body))
 
 
 async def test_an_idempotency_key_gives_the_first_task(store: Store) -> None:
@@ -70,7 +70,7 @@ async def test_an_idempotency_key_used_at_the_same_time(store: Store) -> None:
     """Many creates with one key at once make one task, and all are given its id."""
     creates = [store.create_task(new_task(number, idempotency_key="key")) for number in range(1, 33)]
     assert len(set(await asyncio.gather(*creates))) == 1
-    assert await store.queued() == [(REVISION, 1)]
+    assert await store.queued() == [(REVISION, ACCOUNT, 1)]
 
 
 async def test_an_idempotency_key_goes_with_its_task(store: Store) -> None:
@@ -171,6 +171,9 @@ async def test_what_waits_and_what_is_held(store: Store) -> None:
     )
     await store.accept(held, NODE)
     await store.finish(done, NODE, ANSWER)
-    assert sorted(await store.queued(), key=lambda item: item[0].number) == [(REVISION, 1), (second, 1)]
+    assert sorted(await store.queued(), key=lambda item: item[0].number) == [
+        (REVISION, ACCOUNT, 1),
+        (second, ACCOUNT, 1),
+    ]
     found = {leased.lease: (leased.node, leased.revision, leased.state) for leased in await store.leased()}
     assert found == {offered: (NODE, REVISION, State.OFFERED), held: (NODE, REVISION, State.ACCEPTED)}
