@@ -18,7 +18,7 @@ LOG_BYTES = 1024 * 1024
 """Bytes of a log that are kept: half of them from its beginning, half from its end."""
 
 LINE_LIMIT = 16 * 1024
-"""A longer line is cut into several."""
+"""A longer line is taken, and shown live, in parts of so many bytes."""
 
 LIVE_LINES = 256
 """So many lines of each piece read are shown live; a flood goes to the log only."""
@@ -82,20 +82,18 @@ class Demultiplexer:
 
 
 class Lines:
-    """Cuts bytes into lines, the same ones however the bytes come."""
+    """Cuts bytes into lines with their newlines, the same ones however the bytes come; a long one into parts."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Take the next bytes and give the lines that are complete, without their newlines."""
-        lines = (self._rest + piece).split(b"\n")
-        self._rest = lines.pop()
+        """Take the next bytes and give the lines that are complete, and parts of one that is too long to be held."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > LINE_LIMIT or any(len(line) > LINE_LIMIT for line in lines):
-            lines = [part for line in lines for part in _cut(line)]
-            *whole, self._rest = _cut(self._rest)
-            lines += whole
-        return lines
+            *parts, self._rest = _cut(self._rest)
+            return [part for line in lines for part in _cut(line, b"\n")] + parts
+        return [line + b"\n" for line in lines]
 
     def flush(self) -> list[bytes]:
         """Give the last line, where it has no newline."""
@@ -103,8 +101,9 @@ class Lines:
         return [rest] if rest else []
 
 
-def _cut(line: bytes) -> list[bytes]:
-    return [line[at : at + LINE_LIMIT] for at in range(0, len(line), LINE_LIMIT)] or [b""]
+def _cut(line: bytes, end: bytes = b"") -> list[bytes]:
+    *parts, last = [line[at : at + LINE_LIMIT] for at in range(0, len(line), LINE_LIMIT)] or [b""]
+    return [*parts, last + end]
 
 
 class LogBuffer:
@@ -159,9 +158,8 @@ class Capture:
         self._streams = streams
         self._seen = 0
         self._shown_before = 0
-        self._lines: dict[Stream, Lines] = {"stdout": Lines(), "stderr": Lines()}
         self._log_bytes = log_bytes
-        self._log = LogBuffer(log_bytes)
+        self._begin()
 
     def feed(self, stream: Stream, piece: bytes) -> None:
         """Take what the function wrote."""
@@ -170,29 +168,56 @@ class Capture:
     def start_over(self) -> None:
         """Expect all output from its beginning again; what was shown of it is not shown a second time."""
         self._shown_before, self._seen = max(self._seen, self._shown_before), 0
-        self._lines = {"stdout": Lines(), "stderr": Lines()}
-        self._log = LogBuffer(self._log_bytes)
+        self._begin()
 
     def close(self) -> Log:
-        """Take lines that have no newline as they are, and give the log."""
+        """Take the last lines, which have no newline, and give the log."""
         for stream, lines in self._lines.items():
             self._take(stream, lines.flush())
         return self._log.log()
 
+    def _begin(self) -> None:
+        self._lines: dict[Stream, Lines] = {"stdout": Lines(), "stderr": Lines()}
+        # Of each stream in the middle of a line: whether that is a progress line.
+        self._within: dict[Stream, bool] = {}
+        self._log = LogBuffer(self._log_bytes)
+        self._unfinished: Stream | None = None
+
     def _take(self, stream: Stream, lines: list[bytes]) -> None:
-        if stream in self._streams and any(line.startswith(_MARK) for line in lines):
-            # Progress that repeats itself does no harm: it counts only where it grows.
-            lines = [line for line in lines if not self._is_progress(line)]
+        if lines and stream in self._streams:
+            lines = self._without_progress(stream, lines)
         if not lines:
             return
-        self._log.add(b"\n".join(lines) + b"\n")
+        if self._unfinished not in {None, stream}:
+            self._log.add(b"\n")  # streams do not mix within a line
+        self._log.add(b"".join(lines))
+        self._unfinished = None if lines[-1].endswith(b"\n") else stream
         known = max(0, min(len(lines), self._shown_before - self._seen))
         self._seen += len(lines)
         for line in lines[known : known + LIVE_LINES]:
-            self._line(stream, line)
+            self._line(stream, line.removesuffix(b"\n"))
+
+    def _without_progress(self, stream: Stream, lines: list[bytes]) -> list[bytes]:
+        """Tell the progress and leave out its lines, with every part of a long one."""
+        progress = self._within.pop(stream, None)
+        if progress or any(line.startswith(_MARK) for line in lines):
+            kept = []
+            for line in lines:
+                if progress is None:
+                    progress = self._is_progress(line)
+                if not progress:
+                    kept.append(line)
+                if line.endswith(b"\n"):
+                    progress = None
+        else:
+            kept = lines
+        if not lines[-1].endswith(b"\n"):
+            self._within[stream] = bool(progress)
+        return kept
 
     def _is_progress(self, line: bytes) -> bool:
-        progress = parse_progress(line)
+        # Progress that repeats itself does no harm: it counts only where it grows.
+        progress = parse_progress(line.removesuffix(b"\n")) if line.startswith(_MARK) else None
         if progress is not None:
             self._percent(*progress)
         return progress is not None

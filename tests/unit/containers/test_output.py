@@ -62,13 +62,13 @@ def test_frames_come_apart_however_they_are_cut(given: list[tuple[Stream, bytes]
 
 @given(text, st.lists(st.integers(0, 200_000)))
 def test_lines_are_the_same_however_they_are_cut(content: bytes, cuts: list[int]) -> None:
-    """Any cutting gives the same lines, none longer than the limit, and nothing is lost."""
+    """Any cutting gives the same lines, none longer than the limit, and every byte is in them."""
     whole, cut = Lines(), Lines()
     expected = whole.feed(content) + whole.flush()
     lines = [line for piece in pieces(content, cuts) for line in cut.feed(piece)] + cut.flush()
     assert lines == expected
-    assert all(len(line) <= LINE_LIMIT for line in lines)
-    assert b"".join(lines) == content.replace(b"\n", b"")
+    assert all(len(line.removesuffix(b"\n")) <= LINE_LIMIT for line in lines)
+    assert b"".join(lines) == content
 
 
 def test_a_line_without_end_is_bounded() -> None:
@@ -142,7 +142,36 @@ def test_a_capture_takes_progress_out_of_the_log() -> None:
     log = told.capture.close()
     assert told.percents == [(42, "half")]
     assert told.lines == [("stdout", b"one"), ("stderr", b"two"), ("stdout", b"three")]
-    assert log.head == b"one\ntwo\nthree\n"
+    assert log.head == b"one\ntwo\nthree"
+
+
+def test_a_log_is_what_was_written() -> None:
+    """A long line is one line in the log, and no newline is added at the end; live it is shown in parts."""
+    told = Told()
+    long = b"x" * (LINE_LIMIT - 3) + b"::progress::42" + b"y" * LINE_LIMIT
+    told.capture.feed("stderr", long[:10])
+    told.capture.feed("stderr", long[10:] + b"\nend")
+    assert told.capture.close().head == long + b"\nend"
+    assert told.percents == []
+    assert b"".join(line for _, line in told.lines) == long + b"end"
+
+
+def test_a_long_progress_line_is_left_out_whole() -> None:
+    """No part of a progress line gets into the log, however long its message is."""
+    told = Told()
+    told.capture.feed("stderr", b"::progress::42 " + b"w" * (2 * LINE_LIMIT))
+    told.capture.feed("stderr", b"::progress::43\nlog\n")
+    assert told.capture.close().head == b"log\n"
+    assert told.percents == [(42, "w" * MESSAGE_LIMIT)]
+
+
+def test_streams_do_not_mix_within_a_line_of_the_log() -> None:
+    """What interrupts a long line of the other stream begins a line of its own."""
+    told = Told()
+    told.capture.feed("stdout", b"x" * (LINE_LIMIT + 1))
+    told.capture.feed("stderr", b"error\n")
+    told.capture.feed("stdout", b"y\n")
+    assert told.capture.close().head == b"x" * LINE_LIMIT + b"\nerror\nxy\n"
 
 
 def test_a_flood_of_lines_is_shown_in_part() -> None:
