@@ -30,7 +30,7 @@ from agent.protocol import SUBPROTOCOL, Capabilities, Credit, Load, NodeHeartbea
 from dispatcher.auth import new_token, token_hash
 from dispatcher.ids import Ids
 from dispatcher.store.access import Account, Scope, Token
-from dispatcher.store.base import Ended, Function, NewTask
+from dispatcher.store.records import Ended, Function, NewTask
 from dispatcher.store.sqlite import SqliteStore
 from tests.e2e.browser import Page, browser
 

@@ -33,7 +33,7 @@ from benches.figures import Figure, percentile, table
 from dispatcher.auth import new_token, token_hash
 from dispatcher.ids import Ids
 from dispatcher.store.access import Account, Scope, Token
-from dispatcher.store.base import Function
+from dispatcher.store.records import Function
 from dispatcher.store.sqlite import SqliteStore
 
 ACCOUNT = "default"

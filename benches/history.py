@@ -16,9 +16,9 @@ from typing import Any
 
 from agent.protocol import Lease
 from benches.store import ANSWER, BODY, HEADERS, REVISION
-from dispatcher.store.base import NewTask
 from dispatcher.store.postgres import PostgresStore
 from dispatcher.store.postgres.address import parse
+from dispatcher.store.records import NewTask
 from dispatcher.sweeper import REMOVE_BATCH
 from tests import postgres
 

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from agent.protocol import Revision
-from dispatcher.store.base import Ended, NewTask
+from dispatcher.store.records import Ended, NewTask
 from dispatcher.store.sqlite import SqliteStore
 
 REVISION = Revision(f"{1:024x}", 1, "image")

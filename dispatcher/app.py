@@ -33,7 +33,8 @@ from dispatcher.routes.keys import (
 )
 from dispatcher.routes.overview import FIGURES, SUMMARIES
 from dispatcher.routes.table import TABLE, Access, Route
-from dispatcher.store.base import Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.throttle import Throttle
 from dispatcher.tracing import Tracing
 

@@ -33,7 +33,9 @@ from dispatcher.leases import Holding, LeaseTable, Stage
 from dispatcher.matching import Matching
 from dispatcher.metrics import Metrics
 from dispatcher.queue import Queue
-from dispatcher.store.base import BodyMissing, Lost, State, Store, StoreUnavailable, Verdict
+from dispatcher.store.base import Store
+from dispatcher.store.errors import BodyMissing, StoreUnavailable
+from dispatcher.store.records import Lost, State, Verdict
 from dispatcher.tracing import Tracing
 
 log = structlog.get_logger()

@@ -18,7 +18,8 @@ from dispatcher import browser
 from dispatcher.lookups import Lookups
 from dispatcher.problem import Problem, unauthenticated
 from dispatcher.store.access import BrowserSession, Scope, Token
-from dispatcher.store.base import Node, Store
+from dispatcher.store.base import Store
+from dispatcher.store.records import Node
 
 
 class Principal(Struct, frozen=True):

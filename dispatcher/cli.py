@@ -28,8 +28,9 @@ from dispatcher.ids import Ids
 from dispatcher.routes.keys import CORE
 from dispatcher.server import Runner
 from dispatcher.service import supervised
-from dispatcher.store.access import Account, NameTaken, Scope, Token
-from dispatcher.store.base import Store, StoreUnavailable
+from dispatcher.store.access import Account, Scope, Token
+from dispatcher.store.base import Store
+from dispatcher.store.errors import NameTaken, StoreUnavailable
 from dispatcher.store.sqlite import SqliteStore
 
 EXIT_FAILED = 1

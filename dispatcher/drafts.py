@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from agent.protocol import Lease
-from dispatcher.store.base import Ended, NewTask, Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import Ended, NewTask
 
 log = structlog.get_logger()
 

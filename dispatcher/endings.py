@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from agent.codes import TASKS
 from agent.protocol import Ending, Log, Outcome, Progress
-from dispatcher.store.base import Ended, State, result_key
+from dispatcher.store.body_keys import result_key
+from dispatcher.store.records import Ended, State
 
 CODE: dict[Ending, str] = {
     "timeout": "TIMEOUT",

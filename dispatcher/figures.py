@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from dispatcher.store.base import RecentEnd
+from dispatcher.store.records import RecentEnd
 
 
 class Percentiles(Struct, frozen=True):

@@ -13,7 +13,7 @@ from enum import Enum
 from msgspec import Struct
 
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Progress, Revision
-from dispatcher.store.base import Leased, State
+from dispatcher.store.records import Leased, State
 from dispatcher.traces import Trace
 
 

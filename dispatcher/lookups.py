@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from dispatcher.store.access import Token
-from dispatcher.store.base import Function, Store
+from dispatcher.store.base import Store
+from dispatcher.store.records import Function
 
 SECONDS = 1.0
 MOST = 4096

@@ -13,7 +13,8 @@ import structlog
 
 from agent.protocol import FRAME_LIMIT, Prewarm, Revision
 from dispatcher.queue import Queue
-from dispatcher.store.base import Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
 
 log = structlog.get_logger()
 

@@ -26,7 +26,9 @@ from dispatcher.leases import LeaseTable
 from dispatcher.matching import Match, Matching
 from dispatcher.metrics import Metrics
 from dispatcher.store.access import AuditLine
-from dispatcher.store.base import Claim, NewTask, State, Store, StoreUnavailable, Task
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import Claim, NewTask, State, Task
 from dispatcher.tracing import Tracing
 
 log = structlog.get_logger()

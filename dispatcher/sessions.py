@@ -44,7 +44,9 @@ from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Outlet, Queue
 from dispatcher.server import cut_off
-from dispatcher.store.base import Node, Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import Node
 from dispatcher.wire import Broken, Wire
 
 log = structlog.get_logger()

@@ -24,7 +24,8 @@ from dispatcher.matching import Matching
 from dispatcher.needs import Lack
 from dispatcher.queue import Limits, Queue
 from dispatcher.sessions import Sessions
-from dispatcher.store.base import Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
 
 log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ from dispatcher.traces import Trace, Traced, follow
 
 if TYPE_CHECKING:
     from dispatcher.leases import Holding
-    from dispatcher.store.base import Claim, Ended
+    from dispatcher.store.records import Claim, Ended
 
 log = structlog.get_logger()
 

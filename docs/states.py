@@ -22,7 +22,8 @@ from agent.protocol import Lease, Phase, Revision
 from agent.task_state import WORKING, Life, step
 from agent.task_state import State as AttemptState
 from dispatcher.endings import without_answer
-from dispatcher.store.base import Ended, NewTask, State, Store
+from dispatcher.store.base import Store
+from dispatcher.store.records import Ended, NewTask, State
 from dispatcher.store.sqlite import SqliteStore
 
 Edges: TypeAlias = dict[tuple[str, str], set[str]]

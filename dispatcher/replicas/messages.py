@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from dispatcher.events import Event
 from dispatcher.needs import Lack
-from dispatcher.store.base import State
+from dispatcher.store.records import State
 
 
 class Waits(Struct, frozen=True, array_like=True, tag="waits"):

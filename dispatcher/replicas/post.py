@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import structlog
 
 from dispatcher.replicas.messages import Letter, Message, decode, encode
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.peers import Peers
 
 GATHER_SECONDS = 0.01

@@ -44,8 +44,9 @@ from dispatcher.replicas.messages import (
     Watch,
 )
 from dispatcher.replicas.post import Post
-from dispatcher.store.base import Leased, State, StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.peers import Peers
+from dispatcher.store.records import Leased, State
 
 CHECK_SECONDS = 5.0
 """Ends and leases that no message told of are looked for this often."""

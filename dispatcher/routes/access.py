@@ -15,7 +15,8 @@ from dispatcher.routes.keys import CORE, IDS, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
 from dispatcher.routes.tasks import Created
-from dispatcher.store.access import Account, AuditLine, LastToken, NameTaken, Scope, Token
+from dispatcher.store.access import Account, AuditLine, Scope, Token
+from dispatcher.store.errors import LastToken, NameTaken
 
 YEAR = 365 * 86_400
 

@@ -13,7 +13,9 @@ from dispatcher.problem import Problem, invalid, not_found
 from dispatcher.routes.keys import CONFIG, CORE
 from dispatcher.routes.reading import chunks
 from dispatcher.routes.results import send
-from dispatcher.store.base import Node, UploadOvertaken, result_key
+from dispatcher.store.body_keys import result_key
+from dispatcher.store.errors import UploadOvertaken
+from dispatcher.store.records import Node
 
 
 async def fetch_input(request: web.Request, node: Node) -> web.StreamResponse:

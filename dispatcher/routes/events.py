@@ -12,7 +12,7 @@ from dispatcher.events import Event, Kind
 from dispatcher.routes.keys import CORE, STOPPING
 from dispatcher.routes.streams import PING_SECONDS, EventStream, last_seen
 from dispatcher.routes.tasks import task_of
-from dispatcher.store.base import State, Task
+from dispatcher.store.records import State, Task
 
 
 async def watch_task(request: web.Request, account: str) -> web.StreamResponse:

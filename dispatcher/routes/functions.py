@@ -19,8 +19,9 @@ from dispatcher.routes.keys import CORE, IDS, PRINCIPAL, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
 from dispatcher.routes.tasks import Created
-from dispatcher.store.access import NameTaken, Scope
-from dispatcher.store.base import Function
+from dispatcher.store.access import Scope
+from dispatcher.store.errors import NameTaken
+from dispatcher.store.records import Function
 
 LEAST_MEMORY = 6
 """MiB; container engines refuse to start with less."""

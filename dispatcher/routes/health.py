@@ -13,7 +13,7 @@ from dispatcher.metrics import OLDEST_OF, families
 from dispatcher.problem import unavailable
 from dispatcher.routes.answers import json
 from dispatcher.routes.keys import CORE, OPENAPI, now_ms
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 
 PING_SECONDS = 2.0
 

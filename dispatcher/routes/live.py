@@ -17,7 +17,8 @@ from dispatcher.routes.overview import summary, task_row
 from dispatcher.routes.reading import parameter
 from dispatcher.routes.streams import PING_SECONDS, EventStream, last_seen
 from dispatcher.store.access import Scope
-from dispatcher.store.base import State, StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import State
 
 FLUSH_SECONDS = 0.25
 """What changes within so long is told together."""

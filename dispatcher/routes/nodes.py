@@ -17,7 +17,8 @@ from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json
 from dispatcher.routes.keys import CORE, now_ms
 from dispatcher.routes.paging import MAX_LIMIT, cursor_of, limit_of, page, part
 from dispatcher.routes.reading import document, parameter
-from dispatcher.store.base import Node, NodeDisabled, NodeTaken
+from dispatcher.store.errors import NodeDisabled, NodeTaken
+from dispatcher.store.records import Node
 
 DAY = 86_400
 

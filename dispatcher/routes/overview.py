@@ -24,7 +24,7 @@ from dispatcher.routes.keys import CORE, PRINCIPAL, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.tasks import asked_tasks
 from dispatcher.store.access import Scope
-from dispatcher.store.base import Function, State, TaskCounts, TaskLine
+from dispatcher.store.records import Function, State, TaskCounts, TaskLine
 
 COUNTED = 100_000
 """No count goes beyond this."""

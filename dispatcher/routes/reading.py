@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from dispatcher.problem import Problem, invalid
 from dispatcher.routes.keys import CONFIG, CORE, LARGE_JSON
-from dispatcher.store.base import CHUNK
+from dispatcher.store.pieces import CHUNK
 
 DOCUMENT_LIMIT = 256 * 1024
 """Bytes of a JSON document that describes a function or a node."""

@@ -13,7 +13,8 @@ from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
 from dispatcher.routes.keys import CONFIG, CORE, PRINCIPAL, STOPPING
 from dispatcher.server import cut_off
-from dispatcher.store.base import BodyMissing, Ended, NewTask, Result, State, Task
+from dispatcher.store.errors import BodyMissing
+from dispatcher.store.records import Ended, NewTask, Result, State, Task
 
 RETRY_AFTER = 1
 """Seconds after which asking for a result again is worth the while."""

@@ -11,7 +11,7 @@ from aiohttp import web
 from dispatcher import auth
 from dispatcher.routes.keys import CORE, now_ms
 from dispatcher.server import cut_off
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 
 PING_SECONDS = 15.0
 WRITE_SECONDS = 10.0

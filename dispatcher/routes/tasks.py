@@ -19,7 +19,8 @@ from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json
 from dispatcher.routes.keys import CORE, IDS, STOPPING, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import Body, input_body, parameter, raw_query
-from dispatcher.store.base import Function, KeyReused, NewTask, State, Task, TaskLine
+from dispatcher.store.errors import KeyReused
+from dispatcher.store.records import Function, NewTask, State, Task, TaskLine
 
 STATES = (
     "queued",

@@ -83,14 +83,6 @@ class AuditLine(Struct, frozen=True):
     detail: str = ""
 
 
-class NameTaken(Exception):
-    """There is a function of that name in the account already, or an account of that name."""
-
-
-class LastToken(Exception):
-    """Nobody could administer any more without this token."""
-
-
 class AccessStore(Protocol):
     """What a store knows of access. Every method may raise `StoreUnavailable`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.calls import Calls
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 
 
 class StoreCalls:

@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent.protocol import Lease, Revision
-from dispatcher.store.base import Leased, State
+from dispatcher.store.records import Leased, State
 
 
 class Seated(Struct, frozen=True):

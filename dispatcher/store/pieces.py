@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from dispatcher.store.base import CHUNK
+CHUNK = 256 * 1024
+"""Bodies larger than this are kept and read in pieces of so many bytes."""
 
 
 async def pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Rows of the database as the values of `dispatcher.store.base`, the same for every SQL store."""
+"""Rows of the database as the values of `dispatcher.store.records`, the same for every SQL store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from agent.protocol import Headers, Lease, Log, Revision, Spans
 from dispatcher.store.access import Account, AuditLine, Scope, Token
-from dispatcher.store.base import Claim, Function, Leased, Node, RecentEnd, Result, State, Task, TaskLine
+from dispatcher.store.records import Claim, Function, Leased, Node, RecentEnd, Result, State, Task, TaskLine
 
 Row = Sequence[Any]
 

@@ -45,8 +45,8 @@ from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.queue import Limits, Queue
 from dispatcher.sessions import Sessions
-from dispatcher.store.base import Node as NodeRow
 from dispatcher.store.base import Store
+from dispatcher.store.records import Node as NodeRow
 from dispatcher.store.sqlite import tasks
 from dispatcher.store.sqlite.file import _migrate
 from dispatcher.wire import Broken, Wire

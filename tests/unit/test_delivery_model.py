@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agent import task_state as ts
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Revision
 from dispatcher.drafts import Draft
-from dispatcher.store.base import NewTask
+from dispatcher.store.records import NewTask
 from tests.unit.delivery import ACCOUNT, Dispatcher, MemoryStore, Node, Session, Spoilt
 
 ROUNDS_TO_QUIET = 80

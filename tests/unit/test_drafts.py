@@ -11,7 +11,9 @@ from msgspec.structs import replace
 
 from agent.protocol import Lease, Revision
 from dispatcher.drafts import TOGETHER_WAITING, Draft, Drafts, may_be_draft
-from dispatcher.store.base import Ended, NewTask, Store, StoreUnavailable
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import Ended, NewTask
 
 REVISION = Revision("f" * 24, 1, "image")
 NEW = NewTask("1" * 24, "account", REVISION, 1, "", [], b"in", 2)

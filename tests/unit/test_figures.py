@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent.protocol import Spans
 from dispatcher.figures import Figures, Percentiles, figures
-from dispatcher.store.base import RecentEnd
+from dispatcher.store.records import RecentEnd
 
 
 def end(running: float = 0, *, status: int = 200, error: str | None = None, cold: bool | None = None) -> RecentEnd:

@@ -17,7 +17,9 @@ from blockbuster import blockbuster_ctx
 
 from dispatcher.ids import is_object_id
 from dispatcher.store.access import Scope
-from dispatcher.store.base import CHUNK, NodeDisabled, State, StoreUnavailable
+from dispatcher.store.errors import NodeDisabled, StoreUnavailable
+from dispatcher.store.pieces import CHUNK
+from dispatcher.store.records import State
 from dispatcher.store.sqlite import SqliteStore, file, threads
 from tests.contract.store.cases import (
     ACCOUNT,

@@ -11,7 +11,8 @@ from dispatcher.core import Core
 from dispatcher.endings import without_answer
 from dispatcher.queue import Limits
 from dispatcher.store.access import Account, AuditLine
-from dispatcher.store.base import NewTask, StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import NewTask
 from dispatcher.store.sqlite import SqliteStore
 
 ACCOUNT = "account"

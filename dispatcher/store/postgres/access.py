@@ -8,7 +8,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 
 from dispatcher.store import rows
-from dispatcher.store.access import Account, AuditLine, BrowserSession, LastToken, NameTaken, Scope, Token
+from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope, Token
+from dispatcher.store.errors import LastToken, NameTaken
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.words import storable
 

@@ -6,8 +6,10 @@ cannot be seen, before its last piece is there.
 
 from __future__ import annotations
 
-from dispatcher.store.base import BodyMissing, Upload, task_of_result
+from dispatcher.store.body_keys import task_of_result
+from dispatcher.store.errors import BodyMissing
 from dispatcher.store.postgres.connections import Db
+from dispatcher.store.records import Upload
 
 
 async def begin(db: Db, key: str, replica: str) -> int:

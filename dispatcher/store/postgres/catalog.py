@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from agent.protocol import Revision
 from dispatcher.store import rows
-from dispatcher.store.access import NameTaken
-from dispatcher.store.base import Function, Node, NodeDisabled, NodeTaken
+from dispatcher.store.errors import NameTaken, NodeDisabled, NodeTaken
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.words import storable
+from dispatcher.store.records import Function, Node
 
 # functions
 

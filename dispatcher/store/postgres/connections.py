@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import asyncpg
 import structlog
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres.address import Address, Host
 
 P = ParamSpec("P")

@@ -9,12 +9,13 @@ from msgspec import Struct
 
 from agent.protocol import Lease
 from dispatcher.store import rows
-from dispatcher.store.base import BodyMissing, Ended, KeyReused, NewTask
+from dispatcher.store.errors import BodyMissing, KeyReused
 from dispatcher.store.postgres.catalog import keep_revisions
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.lives import Life, World
 from dispatcher.store.postgres.tasks import WRITTEN, write_ends
 from dispatcher.store.postgres.words import storable
+from dispatcher.store.records import Ended, NewTask
 
 
 class Given(Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres.connections import Connections, Db, OutcomeUnknown
 
 Op = TypeVar("Op")

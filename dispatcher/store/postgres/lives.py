@@ -18,7 +18,8 @@ from msgspec import Struct
 from agent.protocol import Lease, Log, Phase
 from dispatcher.store import rows
 from dispatcher.store.access import AuditLine
-from dispatcher.store.base import BodyMissing, Ended, Lost, Task, Verdict
+from dispatcher.store.errors import BodyMissing
+from dispatcher.store.records import Ended, Lost, Task, Verdict
 
 
 class Life(Struct):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dispatcher.store import rows
-from dispatcher.store.base import NodeCounts, RecentEnd, State, TaskCounts, TaskLine
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.tasks import ID
+from dispatcher.store.records import NodeCounts, RecentEnd, State, TaskCounts, TaskLine
 
 # All f-strings below put constants of `rows` and of this module into SQL, and nothing else.
 # ruff: noqa: S608

@@ -15,10 +15,10 @@ import structlog
 
 from agent.protocol import Lease, Revision
 from dispatcher.store import rows
-from dispatcher.store.base import Leased, State
 from dispatcher.store.peers import EndShown, Seated, SeatShown
 from dispatcher.store.postgres import tasks
 from dispatcher.store.postgres.connections import Connections, Db, is_away
+from dispatcher.store.records import Leased, State
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres.connections import Db
 
 MIGRATIONS = files("dispatcher.store") / "migrations" / "postgres"

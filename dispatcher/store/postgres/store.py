@@ -18,8 +18,16 @@ import structlog
 
 from agent.protocol import Lease, Log, Phase, Revision
 from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
-from dispatcher.store.base import (
-    BodyMissing,
+from dispatcher.store.calls import StoreCalls
+from dispatcher.store.errors import BodyMissing, StoreUnavailable, UploadOvertaken
+from dispatcher.store.pieces import pieces
+from dispatcher.store.postgres import access, bodies, catalog, creating, lives, overview, peers, schema, tasks
+from dispatcher.store.postgres.address import Address
+from dispatcher.store.postgres.connections import Connections, Db
+from dispatcher.store.postgres.lanes import Lane
+from dispatcher.store.postgres.peers import PostgresPeers
+from dispatcher.store.postgres.tasks import Wanted
+from dispatcher.store.records import (
     Claim,
     Ended,
     Function,
@@ -31,22 +39,12 @@ from dispatcher.store.base import (
     Queued,
     RecentEnd,
     Result,
-    StoreUnavailable,
     Task,
     TaskCounts,
     TaskLine,
     Upload,
-    UploadOvertaken,
     Verdict,
 )
-from dispatcher.store.calls import StoreCalls
-from dispatcher.store.pieces import pieces
-from dispatcher.store.postgres import access, bodies, catalog, creating, lives, overview, peers, schema, tasks
-from dispatcher.store.postgres.address import Address
-from dispatcher.store.postgres.connections import Connections, Db
-from dispatcher.store.postgres.lanes import Lane
-from dispatcher.store.postgres.peers import PostgresPeers
-from dispatcher.store.postgres.tasks import Wanted
 
 P = ParamSpec("P")
 T = TypeVar("T")

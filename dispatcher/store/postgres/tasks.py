@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from agent.protocol import Lease, Log
 from dispatcher.store import rows
-from dispatcher.store.base import Claim, Ended, Leased, Queued, Result, State, Task, TaskLine
 from dispatcher.store.postgres.access import add_lines
 from dispatcher.store.postgres.catalog import forget_revisions
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.lives import Finish, Life, Step, World, task_of, without_task
 from dispatcher.store.postgres.words import storable
+from dispatcher.store.records import Claim, Ended, Leased, Queued, Result, State, Task, TaskLine
 
 # All f-strings below put constants of `rows` and of this module into SQL, and nothing else.
 # ruff: noqa: S608

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from dispatcher.store import rows
-from dispatcher.store.access import Account, AuditLine, BrowserSession, LastToken, NameTaken, Scope, Token
+from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope, Token
+from dispatcher.store.errors import LastToken, NameTaken
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from dispatcher.store.base import BodyMissing, Upload, task_of_result
+from dispatcher.store.body_keys import task_of_result
+from dispatcher.store.errors import BodyMissing
+from dispatcher.store.records import Upload
 
 
 def begin(db: sqlite3.Connection, key: str) -> int:

@@ -7,8 +7,8 @@ import sqlite3
 
 from agent.protocol import Revision
 from dispatcher.store import rows
-from dispatcher.store.access import NameTaken
-from dispatcher.store.base import Function, Node, NodeDisabled, NodeTaken
+from dispatcher.store.errors import NameTaken, NodeDisabled, NodeTaken
+from dispatcher.store.records import Function, Node
 
 # functions
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from dispatcher.store import rows
-from dispatcher.store.base import NodeCounts, RecentEnd, TaskCounts, TaskLine
+from dispatcher.store.records import NodeCounts, RecentEnd, TaskCounts, TaskLine
 
 # All f-strings below put constants of `rows` and of this module into SQL, and nothing else.
 # ruff: noqa: S608

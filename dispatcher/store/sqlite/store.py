@@ -18,12 +18,13 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from agent.protocol import Lease, Log, Phase, Revision
 from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
-from dispatcher.store.base import (
-    BodyMissing,
+from dispatcher.store.calls import StoreCalls
+from dispatcher.store.errors import BodyMissing, KeyReused, StoreUnavailable, UploadOvertaken
+from dispatcher.store.pieces import pieces
+from dispatcher.store.records import (
     Claim,
     Ended,
     Function,
-    KeyReused,
     Leased,
     Lost,
     NewTask,
@@ -32,16 +33,12 @@ from dispatcher.store.base import (
     Queued,
     RecentEnd,
     Result,
-    StoreUnavailable,
     Task,
     TaskCounts,
     TaskLine,
     Upload,
-    UploadOvertaken,
     Verdict,
 )
-from dispatcher.store.calls import StoreCalls
-from dispatcher.store.pieces import pieces
 from dispatcher.store.sqlite import access, bodies, catalog, overview, tasks
 from dispatcher.store.sqlite.file import check_readable, check_writable, open_file
 from dispatcher.store.sqlite.threads import Readers, Writer

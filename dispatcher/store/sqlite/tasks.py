@@ -13,20 +13,8 @@ from collections.abc import Sequence
 from agent.protocol import Lease, Log, Phase
 from dispatcher.store import rows
 from dispatcher.store.access import AuditLine
-from dispatcher.store.base import (
-    BodyMissing,
-    Claim,
-    Ended,
-    Leased,
-    Lost,
-    NewTask,
-    Queued,
-    Result,
-    State,
-    Task,
-    TaskLine,
-    Verdict,
-)
+from dispatcher.store.errors import BodyMissing
+from dispatcher.store.records import Claim, Ended, Leased, Lost, NewTask, Queued, Result, State, Task, TaskLine, Verdict
 from dispatcher.store.sqlite import access
 from dispatcher.store.sqlite.catalog import forget_revisions, keep_revision
 

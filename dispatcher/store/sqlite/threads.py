@@ -18,7 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")

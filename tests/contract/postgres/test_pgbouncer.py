@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from dispatcher.store.base import Verdict
 from dispatcher.store.postgres import PostgresStore
 from dispatcher.store.postgres.address import parse
+from dispatcher.store.records import Verdict
 from tests import postgres
 from tests.chaos.programs import free_port
 from tests.contract.store.cases import ACCOUNT, ANSWER, NODE, REVISION, body_of, new_task, one_at_a_time, task_id

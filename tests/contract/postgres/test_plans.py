@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from agent.protocol import Lease
-from dispatcher.store.base import State
 from dispatcher.store.postgres import PostgresStore, overview, tasks
+from dispatcher.store.records import State
 from tests.contract.store.cases import ACCOUNT, ANSWER, NODE, REVISION, new_task
 from tests.contract.store.stores import postgres_store
 

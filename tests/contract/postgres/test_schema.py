@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres import PostgresStore, schema
 from dispatcher.store.postgres.address import parse
 from tests import postgres

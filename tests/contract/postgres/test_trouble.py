@@ -10,9 +10,10 @@ from typing import Literal
 
 import pytest
 
-from dispatcher.store.base import Ended, State, StoreUnavailable, Verdict
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres import PostgresStore, connections
 from dispatcher.store.postgres.address import parse
+from dispatcher.store.records import Ended, State, Verdict
 from tests import postgres
 from tests.contract.postgres.cutter import Cutter
 from tests.contract.store.cases import (

@@ -8,16 +8,8 @@ from msgspec.structs import replace
 
 from agent.protocol import Lease, Revision
 from dispatcher.store.access import AuditLine, Scope, Token
-from dispatcher.store.base import (
-    Claim,
-    Ended,
-    Function,
-    Lost,
-    NewTask,
-    State,
-    Store,
-    Verdict,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.records import Claim, Ended, Function, Lost, NewTask, State, Verdict
 
 ACCOUNT = "account"
 REVISION = Revision(f"{0xF:024x}", 1, "image")

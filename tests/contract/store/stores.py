@@ -14,9 +14,11 @@ from itertools import count
 from pathlib import Path
 
 from agent import logs
-from dispatcher.store.base import CHUNK, Ended, NewTask, Store
+from dispatcher.store.base import Store
+from dispatcher.store.pieces import CHUNK
 from dispatcher.store.postgres import PostgresStore
 from dispatcher.store.postgres.address import parse
+from dispatcher.store.records import Ended, NewTask
 from dispatcher.store.sqlite import SqliteStore
 from tests import postgres
 from tests.contract.store.cases import ACCOUNT, REVISION, one_at_a_time

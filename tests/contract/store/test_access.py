@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from dispatcher.store.access import Account, AuditLine, BrowserSession, LastToken, NameTaken, Scope
+from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope
 from dispatcher.store.base import Store
+from dispatcher.store.errors import LastToken, NameTaken
 from tests.contract.store.cases import (
     ACCOUNT,
     CANCELLED,

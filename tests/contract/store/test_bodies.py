@@ -9,16 +9,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dispatcher.store.base import (
-    CHUNK,
-    BodyMissing,
-    KeyReused,
-    Store,
-    Upload,
-    UploadOvertaken,
-    Verdict,
-    result_key,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.body_keys import result_key
+from dispatcher.store.errors import BodyMissing, KeyReused, UploadOvertaken
+from dispatcher.store.pieces import CHUNK
+from dispatcher.store.records import Upload, Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

@@ -8,14 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Lease, Log, Spans
-from dispatcher.store.base import (
-    BodyMissing,
-    Ended,
-    State,
-    Store,
-    Verdict,
-    result_key,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.body_keys import result_key
+from dispatcher.store.errors import BodyMissing
+from dispatcher.store.records import Ended, State, Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Lease, Log, Spans
-from dispatcher.store.base import Ended, State, Store, Task, Verdict
+from dispatcher.store.base import Store
+from dispatcher.store.records import Ended, State, Task, Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

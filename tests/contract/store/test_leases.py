@@ -6,12 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Lease
-from dispatcher.store.base import (
-    Lost,
-    State,
-    Store,
-    Verdict,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.records import Lost, State, Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.protocol import Lease, Phase, Revision
-from dispatcher.store.base import Ended, Lost, NewTask, State, Store, Verdict
+from dispatcher.store.base import Store
+from dispatcher.store.records import Ended, Lost, NewTask, State, Verdict
 from tests.contract.store.cases import ACCOUNT
 from tests.contract.store.stores import STORES
 

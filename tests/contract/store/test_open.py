@@ -14,12 +14,9 @@ from msgspec.structs import replace
 
 from agent.protocol import Log
 from dispatcher.store.access import Account, BrowserSession
-from dispatcher.store.base import (
-    State,
-    Store,
-    StoreUnavailable,
-    Verdict,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.records import State, Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

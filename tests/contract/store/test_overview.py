@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from agent.protocol import Revision, Spans
-from dispatcher.store.base import NodeCounts, State, Store, TaskCounts
+from dispatcher.store.base import Store
+from dispatcher.store.records import NodeCounts, State, TaskCounts
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

@@ -7,13 +7,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from dispatcher.store.access import NameTaken
-from dispatcher.store.base import (
-    NodeDisabled,
-    NodeTaken,
-    Store,
-    Verdict,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.errors import NameTaken, NodeDisabled, NodeTaken
+from dispatcher.store.records import Verdict
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,

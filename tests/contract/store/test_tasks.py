@@ -9,13 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from agent.protocol import Lease, Revision
-from dispatcher.store.base import (
-    CHUNK,
-    Claim,
-    KeyReused,
-    State,
-    Store,
-)
+from dispatcher.store.base import Store
+from dispatcher.store.errors import KeyReused
+from dispatcher.store.pieces import CHUNK
+from dispatcher.store.records import Claim, State
 from tests.contract.store.cases import (
     ACCOUNT,
     ANSWER,
