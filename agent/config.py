@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
+from agent.containers.runtimes import Runtimes, read_rules
 from agent.logs import LogConfig
 from agent.owner.hours import Hours, parse
 from agent.settings import host_and_port
@@ -70,6 +71,8 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         runtime: OCI runtime of the engine, such as ``runsc``; empty: the engine's default.
+        runtimes: Functions with another one, by image or by id, such as ``image docker.io/library/* = runc`` or
+            ``function 65f0c0ffee0123456789abcd = runsc``. ``*`` stands for any text; the first that fits decides.
         reach: How the agent speaks to a container: ``namespace`` opens the socket in the container's network
             namespace, ``bridge`` uses an internal network, ``attached`` networks of an agent in a container,
             ``published`` a port on 127.0.0.1; ``auto`` takes the first that works.
@@ -85,6 +88,7 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     runtime: Annotated[str, Meta(max_length=100)] = ""
+    runtimes: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=1000)] = []
     reach: Literal["auto", "namespace", "bridge", "attached", "published"] = "auto"
     allow_internet: bool = False
     allowed_images: list[str] | None = None
@@ -94,6 +98,14 @@ class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     idle_seconds: Seconds = 300.0
     warm_limit: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     log_bytes: Annotated[int, Meta(ge=0, le=2 * 1024 * 1024)] = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        _ = self.runtimes_read
+
+    @property
+    def runtimes_read(self) -> Runtimes:
+        """Which function is run by which runtime."""
+        return Runtimes(self.runtime, read_rules(self.runtimes))
 
 
 class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):

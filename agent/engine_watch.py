@@ -65,6 +65,10 @@ class Host(Containers, Protocol):
         """Functions can be let to the internet."""
 
     @property
+    def runtimes(self) -> Sequence[str]:
+        """The OCI runtimes that functions are run by."""
+
+    @property
     def engine_calls(self) -> Calls:
         """How long calls to the engine take, and how many fail."""
 
@@ -132,7 +136,11 @@ class EngineWatch:
     def describe(self, capabilities: Capabilities) -> Capabilities:
         """Add to a node's capabilities what the engine can do; nothing before it is found."""
         return msgspec.structs.replace(
-            capabilities, privileged=self._privileged, internet=self._host.internet, arch=self._host.arch
+            capabilities,
+            privileged=self._privileged,
+            internet=self._host.internet,
+            arch=self._host.arch,
+            runtimes=list(self._host.runtimes),
         )
 
     def attempt_given_back(self, reason: str) -> None:
@@ -183,6 +191,8 @@ class EngineWatch:
         if report.problem:
             return f"the canary failed at {report.failed!r}: {report.problem}"
         self._log.info("canary came back", reach=report.reach, ms=report.steps, skipped=report.skipped or None)
+        if report.unbounded:
+            self._log.warning("limits do not hold: the runtime makes no control groups", runtimes=report.unbounded)
         return ""
 
     async def _trouble(self, resync: bool) -> str:

@@ -289,6 +289,7 @@ class Node:
             clock_offset=link.round_trips.clock_offset_ms if link is not None else None,
             permits=_status_of(self._permits),
             tasks=[attempt.status for attempt in attempts],
+            runtimes=list(self._host.runtimes),
             warm=list(self._host.warm()),
             spool=SpoolStatus(
                 attempts=self._journal.count,

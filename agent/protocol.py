@@ -177,6 +177,7 @@ class Capabilities(Struct, frozen=True):
         privileged: The operator allows it and a probe container ran.
         internet: The operator allows functions to reach the internet.
         arch: The engine's architecture, such as ``x86_64``.
+        runtimes: OCI runtimes that functions are run by.
     """
 
     cpu_count: Amount
@@ -185,6 +186,7 @@ class Capabilities(Struct, frozen=True):
     privileged: bool = False
     internet: bool = False
     arch: Text = ""
+    runtimes: Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=1001)] = []
 
 
 def share(cpu_count: float, mem_size: int, capabilities: Capabilities, sharing: int = 1) -> tuple[float, int]:

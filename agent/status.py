@@ -66,6 +66,7 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
         last_contact: Seconds since the dispatcher was heard; None if it never was.
         round_trip: Median in ms; None before the first.
         clock_offset: By so many ms the dispatcher's clock is ahead; None before the first round trip.
+        runtimes: OCI runtimes that functions are run by; empty before the engine was found.
         warm: Revisions with a warm container.
         loops: The control loops that run; see `agent.vitals`.
     """
@@ -82,6 +83,7 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
     clock_offset: float | None
     permits: PermitStatus
     tasks: list[AttemptStatus]
+    runtimes: list[str]
     warm: list[str]
     spool: SpoolStatus
     loops: list[LoopStatus]
@@ -107,6 +109,7 @@ class CanaryReport(Struct, frozen=True, rename="camel"):
         problem: What went wrong; empty: nothing.
         failed: The step that it went wrong at.
         skipped: Why it could not be tried; empty where it was.
+        unbounded: OCI runtimes whose containers no limit holds for: they are in no control group of their own.
     """
 
     reach: str
@@ -114,3 +117,4 @@ class CanaryReport(Struct, frozen=True, rename="camel"):
     problem: str = ""
     failed: str = ""
     skipped: str = ""
+    unbounded: list[str] = []

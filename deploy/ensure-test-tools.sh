@@ -11,6 +11,7 @@ command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 command -v docker-registry >/dev/null || missing+=(docker-registry)
 command -v htpasswd >/dev/null || missing+=(apache2-utils)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v runsc >/dev/null || missing+=(runsc)
 
 cd "$(dirname "$0")/.."
 if [[ ! -e .cache/axe/axe_playwright_python/axe.min.js || deploy/axe.txt -nt .cache/axe ]]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -41,8 +42,14 @@ class SecondEngine:
         socket: Where it listens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, runtimes: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Make a place for it.
+
+        Args:
+            runtimes: OCI runtimes that it knows besides its own, each with its program and arguments.
+        """
         _remove_leftovers()
+        self._runtimes = runtimes or {}
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{RUN}-", dir=_WHERE))
         self.socket = self.directory / "sock"
         self.address = f"unix://{self.socket}"
@@ -51,7 +58,11 @@ class SecondEngine:
     def start(self, *, live_restore: bool) -> None:
         """Start it, and return when it answers."""
         self._forget_the_dead()
+        settings = self.directory / "daemon.json"
+        known = {name: {"path": path, "runtimeArgs": more} for name, (path, *more) in self._runtimes.items()}
+        settings.write_text(json.dumps({"runtimes": known}))
         options = {
+            "config-file": settings,
             "host": self.address,
             "data-root": self.directory / "data",
             "exec-root": self.directory / "exec",

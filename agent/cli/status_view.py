@@ -31,6 +31,7 @@ def _fields(found: dict[str, Any]) -> dict[str, Any]:
         "cpus": _share(permits["heldCpus"], permits["freeCpus"], ""),
         "memory": _share(permits["heldMemory"], permits["freeMemory"], " MiB"),
         "slots": _share(permits["heldSlots"], permits["freeSlots"], ""),
+        "runtimes": render.plain(found["runtimes"]) if found["runtimes"] else None,
         "warm": f"{len(warm)}: {render.plain(sorted(warm))}" if warm else None,
         "spool": f"{spool['attempts']} attempts, {spool['finished']} of them finished, "
         f"{_mib(spool['bytes'])} of {_mib(spool['maxBytes'])} MiB",

@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from agent.containers.engine import Engine, EngineError, Inspection, NotFound
 from agent.containers.marks import Marks
-from agent.containers.spec import ATTEMPT_LABEL, NODE_LABEL
+from agent.containers.runtimes import Runtimes
+from agent.containers.spec import ATTEMPT_LABEL, NODE_LABEL, spec_of
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class Left(Struct, frozen=True):
         return {found.name for found in (*self.warm, *self.jobs.values())}
 
 
-async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Left:
+async def survey(engine: Engine, node_id: str, marks: Marks, runtimes: Runtimes, default: str) -> Left:
     """Look which containers of this node can be taken up.
 
     Only marked ones can: see `Marks`. A job that has ended did so by itself, and left all its output, only if the
@@ -41,7 +42,8 @@ async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Le
     wanted now, is not kept: what the operator allows may have changed.
 
     Args:
-        runtime: OCI runtime that the operator wants; empty: any.
+        runtimes: What the operator wants.
+        default: The engine's default; empty: nobody knows.
 
     Raises:
         EngineUnavailable: The engine does not answer.
@@ -63,7 +65,8 @@ async def survey(engine: Engine, node_id: str, marks: Marks, runtime: str) -> Le
             continue
         attempt = found.labels.get(ATTEMPT_LABEL)
         if attempt is None:
-            if found.running and not found.privileged and runtime in {"", found.runtime}:
+            wanted = runtimes.of(found.image, spec_of(found).function) or default
+            if found.running and not found.privileged and wanted in {"", found.runtime}:
                 left.warm.append(found)
         elif sound:
             left.jobs[attempt] = found

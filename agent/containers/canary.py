@@ -1,7 +1,8 @@
 """The canary: a container of our own that goes the whole way of a task, with the settings of this node.
 
-It is started, reached, asked, answers, and is removed, by the same code that does it for functions. Whoever can do all
-of that can run a task; whoever cannot is told at which step, before a task has to find out.
+It is started, reached, asked, answers, and is removed, by the same code that does it for functions, once by each OCI
+runtime in use. Whoever can do all of that can run a task; whoever cannot is told at which step, before a task has to
+find out.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.containers.answer import AnswerBody
@@ -20,6 +21,7 @@ from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing
 from agent.containers.http_call import Broken, NotHttp, NotSent, post
 from agent.containers.marks import Marks
+from agent.containers.oom import has_own_group
 from agent.containers.pool import Pool
 from agent.containers.probe import brought_image
 from agent.containers.probe_image import PATH
@@ -31,6 +33,7 @@ from agent.status import CanaryReport
 SECONDS = 60.0
 """For all of it. What is left of it then is removed all the same."""
 
+_STEPS = ("start", "reach", "answer", "remove")
 _MIB = 16
 _ANSWER_BYTES = 4096
 
@@ -44,6 +47,7 @@ async def run_canary(
     arch: str,
     node_id: str,
     footing: Footing,
+    runtimes: Sequence[str],
     *,
     start_timeout: float,
     monotonic: Callable[[], float] = time.monotonic,
@@ -52,6 +56,7 @@ async def run_canary(
 
     Args:
         arch: The engine's architecture.
+        runtimes: OCI runtimes, one after the other; an empty name is the engine's default.
         start_timeout: Seconds from the start of the container until it must be ready.
     """
     flight = _Flight(engine, node_id, footing, start_timeout, monotonic)
@@ -61,14 +66,21 @@ async def run_canary(
             if image is None:
                 return CanaryReport(footing.reach.way, skipped=f"there is no canary for {arch}")
             flight.step("image")
-            await flight.fly(image)
+            for runtime in runtimes:
+                await flight.fly(image, runtime)
     except TimeoutError:
         problem = f"it took longer than {SECONDS:g} s"
     except EngineError as error:
         problem = error.message
     except (_Failed, EngineUnavailable, FirewallError, Unreachable, OSError) as error:
         problem = str(error)
-    return CanaryReport(footing.reach.way, flight.steps, problem, failed=flight.under_way if problem else "")
+    return CanaryReport(
+        footing.reach.way,
+        flight.steps,
+        problem,
+        failed=flight.under_way if problem else "",
+        unbounded=flight.unbounded,
+    )
 
 
 class _Flight:
@@ -77,6 +89,7 @@ class _Flight:
     Attributes:
         steps: Those that are done, and the ms that each took.
         under_way: The step that is not done yet.
+        unbounded: Runtimes that leave a container's limits out.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class _Flight:
     ) -> None:
         self.steps: dict[str, float] = {}
         self.under_way = "image"
+        self.unbounded: list[str] = []
         self._engine = engine
         self._start_timeout = start_timeout
         self._monotonic = monotonic
@@ -102,14 +116,16 @@ class _Flight:
             monotonic=monotonic,
         )
 
-    def step(self, name: str, then: str = "start") -> None:
-        """Note that a step is done, and which begins."""
+    def step(self, name: str) -> None:
+        """Note that a step is done."""
         now = self._monotonic()
         self.steps[name] = round((now - self._since) * 1000, 1)
-        self.under_way, self._since = then, now
+        self._since = now
 
-    async def fly(self, image: str) -> None:
+    async def fly(self, image: str, runtime: str) -> None:
         """Go all the way; the container is gone at the end, whatever happened."""
+        # The steps of a runtime that the operator named carry its name.
+        start, reach, answer, remove = (f"{runtime} {step}".lstrip() for step in _STEPS)
         network, publish = self._reach.placement("none", "http")
         spec = ContainerSpec(
             image=image,
@@ -121,18 +137,24 @@ class _Flight:
             network=network,
             publish=publish,
             memory=_MIB,
+            runtime=runtime,
         )
         try:
+            self.under_way = start
             container = await self._pool.start(spec)
-            self.step("start", then="reach")
+            self.step(start)
+            self.under_way = reach
             await self._until_reached(container)
-            self.step("reach", then="answer")
+            self.step(reach)
+            self.under_way = answer
             await self._ask(container)
-            self.step("answer", then="remove")
+            self.step(answer)
+            await self._look_at_limits(container, runtime)
+            self.under_way = remove
         finally:
             await self._pool.close()
         await self._make_sure_it_is_gone(container)
-        self.step("remove", then="")
+        self.step(remove)
 
     async def _until_reached(self, container: Container) -> None:
         outcome = await until_ready(container, "", self._start_timeout, self._pool.freezer)
@@ -153,6 +175,12 @@ class _Flight:
             raise _Failed(str(error)) from None
         if found.status != 200 or said.encode() not in (answer.in_memory() or b""):
             raise _Failed("its server did not answer with what it was asked")
+
+    async def _look_at_limits(self, container: Container, runtime: str) -> None:
+        """See whether there is a control group for the limits, where the engine's processes are to be seen."""
+        found = await self._engine.inspect(container.name)
+        if self._reach.way == "namespace" and not await asyncio.to_thread(has_own_group, found.id, found.pid):
+            self.unbounded.append(runtime or "the engine's default")
 
     async def _make_sure_it_is_gone(self, container: Container) -> None:
         try:

@@ -125,6 +125,7 @@ class Engine:
             cgroup=int(info.get("CgroupVersion") or 1),
             cpus=info["NCPU"],
             runtimes=tuple(info.get("Runtimes") or ()),
+            default_runtime=info.get("DefaultRuntime") or "",
             root=info.get("DockerRootDir") or "",
             limits={
                 "cpu": bool(info.get("CpuCfsQuota")),

@@ -51,6 +51,7 @@ class Facts(Struct, frozen=True):
         cgroup: Version of the kernel's control groups, 1 or 2.
         cpus: CPUs of the engine's machine.
         runtimes: Names of the OCI runtimes that it knows.
+        default_runtime: The one of them that it uses where nobody names one.
         root: Directory of its images, on its own machine.
         limits: What it can bound a container in, and whether it can.
     """
@@ -61,6 +62,7 @@ class Facts(Struct, frozen=True):
     cgroup: int
     cpus: int
     runtimes: tuple[str, ...]
+    default_runtime: str = ""
     root: str = ""
     limits: Mapping[str, bool] = {}
 

@@ -40,15 +40,15 @@ async def find_footing(  # noqa: PLR0917 - what there is to stand on
         EngineError: The engine refuses what is needed.
         EngineUnavailable: Containers cannot be run, or not be reached; the text is a sentence for the operator.
     """
-    if config.runtime and config.runtime not in facts.runtimes:
-        known = ", ".join(facts.runtimes)
-        raise EngineUnavailable(f"the engine has no OCI runtime {config.runtime!r}; it has {known}")
-    traits = EngineTraits(facts.cgroup, facts.cpus, init=True, runtime=config.runtime)
+    runtimes = config.runtimes_read
+    if lacking := runtimes.lacking(facts.runtimes):
+        raise EngineUnavailable(lacking)
+    traits = EngineTraits(facts.cgroup, facts.cpus, init=True)
     async with probe(engine, facts.arch, node_id, monotonic) as tried:
         if tried is None:
             log.warning("no probe for this CPU: the engine is taken to have an init process", arch=facts.arch)
             return Footing(traits, await _unproved(config, networks))
-        traits = await _find_traits(tried, traits)
+        traits = await _find_traits(tried, traits, runtimes.in_use())
         return Footing(traits, await _find_way(tried, traits, config, networks))
 
 
@@ -61,21 +61,32 @@ async def _unproved(config: ContainersConfig, networks: Networks) -> Reach:
     return reach
 
 
-async def _find_traits(tried: Probe, traits: EngineTraits) -> EngineTraits:
-    if not (reason := await tried.runs(traits)):
+async def _find_traits(tried: Probe, traits: EngineTraits, runtimes: Sequence[str]) -> EngineTraits:
+    if not (reason := await _all_run(tried, traits, runtimes)):
         return traits
-    without = EngineTraits(traits.cgroup, traits.cpus, init=False, runtime=traits.runtime)
-    if again := await tried.runs(without):
+    without = EngineTraits(traits.cgroup, traits.cpus, init=False)
+    if again := await _all_run(tried, without, runtimes):
         raise EngineUnavailable(f"the Docker Engine cannot run a container: {again}")
     log.warning("functions run without an init process before them", reason=reason)
     return without
+
+
+async def _all_run(tried: Probe, traits: EngineTraits, runtimes: Sequence[str]) -> str:
+    """Say which runtime does not run a container, and why; empty: all do."""
+    for runtime in runtimes:
+        if reason := await tried.runs(traits, runtime):
+            return f"by {runtime}: {reason}" if runtime else reason
+    return ""
 
 
 async def _find_way(tried: Probe, traits: EngineTraits, config: ContainersConfig, networks: Networks) -> Reach:
     ways: Sequence[Way] = WAYS if config.reach == "auto" else (config.reach,)
     for way in ways:
         reach = Reach(way, networks)
-        if not (reason := await tried.reaches(reach, traits)):
+        for runtime in config.runtimes_read.in_use():
+            if reason := await tried.reaches(reach, traits, runtime):
+                log.info("way to containers does not work", way=way, runtime=runtime or None, reason=reason)
+                break
+        else:
             return reach
-        log.info("way to containers does not work", way=way, reason=reason)
     raise EngineUnavailable(f"the agent cannot reach its containers (tried: {', '.join(ways)})")

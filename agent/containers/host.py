@@ -69,6 +69,7 @@ class ContainerHost:
     Attributes:
         arch: The engine's architecture, such as ``x86_64``; empty before `start`.
         internet: Functions can be let to the internet: the operator allows it and the walls around them stand.
+        runtimes: The OCI runtimes that functions are run by; empty before `start`.
         engine: The engine.
         image_store: Its images.
         pool: The containers; there from `start` on.
@@ -103,6 +104,7 @@ class ContainerHost:
         self.image_store = Images(self.engine, images or ImagesConfig(), memory=ImageMemory(pulled))
         self.arch = ""
         self.internet = False
+        self.runtimes: list[str] = []
         self.marks = Marks(marks)
         self.freezer = Freezer(monotonic)
         self._vitals = vitals or Vitals(monotonic)
@@ -118,7 +120,9 @@ class ContainerHost:
         self._claimed: dict[str, str] = {}
         """Attempts of jobs that were readopted and not taken up yet, and the names of their containers."""
         self._upkeep: asyncio.Task[None] | None = None
-        self._privileged: bool | None = None
+        self._runtimes = config.runtimes_read
+        self._privileged: dict[str, bool] = {}
+        """Runtimes that were tried for privileged containers, and whether they run them."""
         self._canary = asyncio.Lock()
         self._wanted_ready: Sequence[Revision] = ()
         self._resting = False
@@ -136,13 +140,14 @@ class ContainerHost:
         try:
             facts = await self.engine.connect()
             self.arch = facts.arch
-            self._left = await survey(self.engine, self._node_id, self.marks, self.config.runtime)
+            self._left = await survey(self.engine, self._node_id, self.marks, self._runtimes, facts.default_runtime)
             await remove_orphans(self.engine, self._node_id, self._names, grace=0)
             await self._networks.remove()
             footing = await find_footing(
                 self.engine, facts, self.config, self._networks, self._node_id, self._monotonic
             )
             self._traits, self._reach = footing
+            self.runtimes = list(dict.fromkeys(name or facts.default_runtime for name in self._runtimes.in_use()))
             await self._open_internet()
             await self.image_store.refresh()
             pool = await self._new_pool(self._left.warm)
@@ -345,16 +350,19 @@ class ContainerHost:
         return self._pool.cpu_seconds() if self._pool is not None else {}
 
     async def can_run_privileged(self) -> bool:
-        """Say whether the operator allows privileged images and the engine ran a privileged probe."""
+        """Say whether the operator allows privileged images and a privileged probe ran by any runtime in use."""
+        return any([await self._runs_privileged(runtime) for runtime in self._runtimes.in_use()])
+
+    async def _runs_privileged(self, runtime: str) -> bool:
         if not self.config.privileged_images:
             return False
-        if self._privileged is None:
+        if runtime not in self._privileged:
             try:
-                self._privileged = await self._probe_privileged()
+                self._privileged[runtime] = await self._probe_privileged(runtime)
             except (EngineError, EngineUnavailable) as error:
                 log.warning("privileged containers could not be probed", reason=str(error))
                 return False
-        return self._privileged
+        return self._privileged[runtime]
 
     async def canary(self) -> CanaryReport:
         """Run the canary: a container of our own that goes the whole way of a task."""
@@ -364,6 +372,7 @@ class ContainerHost:
                 self.arch,
                 self._node_id,
                 Footing(self._traits, self._reach),
+                self._runtimes.in_use(),
                 start_timeout=self.config.start_timeout,
                 monotonic=self._monotonic,
             )
@@ -399,8 +408,9 @@ class ContainerHost:
             raise Refused("image_not_allowed")
         if revision.network == "internet" and not self.internet:
             raise Refused("no_internet")
+        runtime = self._runtimes.of(revision.image, revision.function)
         if revision.privileged and not may_be_privileged(
-            revision, self.config.privileged_images, await self.can_run_privileged()
+            revision, self.config.privileged_images, await self._runs_privileged(runtime)
         ):
             raise Refused("not_privileged")
         network, publish = self._reach.placement(revision.network, revision.mode)
@@ -420,15 +430,17 @@ class ContainerHost:
             # A node smaller than the default gives what it has; see `Revision.share_of`.
             memory=revision.mem_size or min(revision.memory, self._memory_budget),
             privileged=revision.privileged,
+            runtime=runtime,
             attempt=attempt,
             grace=min(revision.grace, self.config.stop_grace_max),
         )
 
-    async def _probe_privileged(self) -> bool:
+    async def _probe_privileged(self, runtime: str) -> bool:
         async with probe(self.engine, self.arch, self._node_id, self._monotonic) as tried:
-            reason = await tried.runs(self._traits, privileged=True) if tried else "there is no probe for this CPU"
+            no_probe = "there is no probe for this CPU"
+            reason = await tried.runs(self._traits, runtime, privileged=True) if tried else no_probe
         if reason:
-            log.warning("privileged containers cannot be run", reason=reason)
+            log.warning("privileged containers cannot be run", runtime=runtime or None, reason=reason)
         return not reason
 
     async def _open_internet(self) -> None:

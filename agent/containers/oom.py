@@ -133,6 +133,15 @@ def control_group(container: str, pid: int, controller: str) -> tuple[Path | Non
     return None, False
 
 
+def has_own_group(container: str, pid: int) -> bool:
+    """Say whether a container has a control group at all: a runtime can be told to make none."""
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return True  # it has just ended
+    return any(container in line for line in lines)
+
+
 def _to_be_told(file: Path) -> int | None:
     """Have the kernel tell an eventfd; None where it does not."""
     told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -47,9 +47,9 @@ class Probe:
             memory=16,
         )
 
-    async def runs(self, traits: EngineTraits, privileged: bool = False) -> str:
+    async def runs(self, traits: EngineTraits, runtime: str, privileged: bool = False) -> str:
         """Try to run a container to its end. Gives an empty string, or why that failed."""
-        spec = msgspec.structs.replace(self._spec, privileged=privileged)
+        spec = msgspec.structs.replace(self._spec, runtime=runtime, privileged=privileged)
         try:
             async with self._container(spec, traits) as container:
                 ended = await self._until(container, lambda found: not found.running)
@@ -57,13 +57,15 @@ class Probe:
             return error.message
         return "" if ended is not None and ended.exit_code == 0 else "the probe container did not end with exit code 0"
 
-    async def reaches(self, reach: Reach, traits: EngineTraits) -> str:
+    async def reaches(self, reach: Reach, traits: EngineTraits, runtime: str) -> str:
         """Try to reach a server in a container. Gives an empty string, or why that failed."""
         try:
             await reach.prepare()
             network, publish = reach.placement("none", "http")
             command = (probe_image.PATH, "listen")
-            spec = msgspec.structs.replace(self._spec, network=network, publish=publish, command=command)
+            spec = msgspec.structs.replace(
+                self._spec, runtime=runtime, network=network, publish=publish, command=command
+            )
             await reach.open(network)
             try:
                 async with self._container(spec, traits) as container:

@@ -22,27 +22,27 @@ _X86_64 = bytes.fromhex(
     "48833c2401 7f09"  # cmpq $1, (%rsp)    argc; jg listen
     "31ff b83c000000 0f05"  # exit(0)
     "bf02000000 be01000000 31d2 b829000000 0f05"  # listen: socket(AF_INET, SOCK_STREAM, 0)
-    "89c3 89c7 488d357c000000 ba10000000 b831000000 0f05"  # bind(fd, address, 16)
+    "89c3 89c7 488d3582000000 ba10000000 b831000000 0f05"  # bind(fd, address, 16)
     "89df be10000000 b832000000 0f05"  # listen(fd, 16)
     "4881ec00100000"  # 4096 bytes of stack
     "89df 31f6 31d2 b82b000000 0f05"  # for ever: accept(fd, 0, 0)
-    "89c5 89c7 4889e6 ba00100000 31c0 0f05 4989c4"  # read(connection, stack, 4096)
-    "89ef 488d3542000000 ba26000000 41ba00400000 4531c0 4531c9 b82c000000 0f05"  # sendto(…, head, 38, MSG_NOSIGNAL)
+    "89c5 89c7 4889e6 ba00100000 4531d2 4531c0 4531c9 b82d000000 0f05 4989c4"  # recvfrom(connection, stack, 4096, 0)
+    "89ef 488d353c000000 ba26000000 41ba00400000 b82c000000 0f05"  # sendto(…, head, 38, MSG_NOSIGNAL)
     "89ef 4889e6 4c89e2 b82c000000 0f05"  # sendto(…, stack, what was read, MSG_NOSIGNAL)
-    "89ef b803000000 0f05 eba5" + _ANSWER  # close(connection)
+    "89ef b803000000 0f05 eb9f" + _ANSWER  # close(connection)
 )
 _AARCH64 = bytes.fromhex(
     "e90340f9 3f0500f1 8c000054"  # ldr x9, [sp]; cmp x9, #1; b.gt listen
     "000080d2 a80b80d2 010000d4"  # exit(0)
     "400080d2 210080d2 020080d2 c81880d2 010000d4"  # listen: socket(AF_INET, SOCK_STREAM, 0)
-    "f30300aa a1040010 020280d2 081980d2 010000d4"  # bind(fd, address, 16)
+    "f30300aa c1040010 020280d2 081980d2 010000d4"  # bind(fd, address, 16)
     "e00313aa 010280d2 281980d2 010000d4"  # listen(fd, 16)
     "ff0740d1"  # 4096 bytes of stack
     "e00313aa 010080d2 020080d2 481980d2 010000d4"  # for ever: accept(fd, 0, 0)
-    "f40300aa e1030091 020082d2 e80780d2 010000d4 f50300aa"  # read(connection, stack, 4096)
-    "e00314aa 81020010 c20480d2 030088d2 040080d2 050080d2 c81980d2 010000d4"  # sendto(…, head, 38, MSG_NOSIGNAL)
+    "f40300aa e1030091 020082d2 030080d2 040080d2 050080d2 e81980d2 010000d4 f50300aa"  # recvfrom(…, stack, 4096, 0)
+    "e00314aa 41020010 c20480d2 030088d2 c81980d2 010000d4"  # sendto(…, head, 38, MSG_NOSIGNAL)
     "e00314aa e1030091 e20315aa c81980d2 010000d4"  # sendto(…, stack, what was read, MSG_NOSIGNAL)
-    "e00314aa 280780d2 010000d4 e5ffff17" + _ANSWER  # close(connection)
+    "e00314aa 280780d2 010000d4 e4ffff17" + _ANSWER  # close(connection)
 )
 _MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
 

@@ -47,13 +47,11 @@ class EngineTraits(Struct, frozen=True):
         cgroup: Version of the kernel's control groups: only version 1 takes a swappiness.
         cpus: CPUs that there are; the engine refuses a container more.
         init: The engine has an init process to put before the function.
-        runtime: OCI runtime to use; empty: the engine's own choice.
     """
 
     cgroup: int
     cpus: int
     init: bool
-    runtime: str = ""
 
 
 class ContainerSpec(Struct, frozen=True):
@@ -69,6 +67,7 @@ class ContainerSpec(Struct, frozen=True):
         publish: Publish the port on 127.0.0.1.
         memory: MiB.
         privileged: All three yeses were given: see `may_be_privileged`.
+        runtime: OCI runtime that runs it; empty: the engine's own choice.
         attempt: Of a job: the attempt that it is for, as in `attempt_label`.
         grace: Seconds that the engine gives it where it is the engine that stops it.
     """
@@ -88,6 +87,7 @@ class ContainerSpec(Struct, frozen=True):
     cpus: float = 1.0
     memory: int = 256
     privileged: bool = False
+    runtime: str = ""
     attempt: str = ""
     grace: float = 5.0
 
@@ -109,6 +109,7 @@ def spec_of(found: Inspection) -> ContainerSpec:
         network=found.network,
         memory=found.memory,
         privileged=found.privileged,
+        runtime=found.runtime,
         attempt=attempt,
     )
 
@@ -197,8 +198,8 @@ def _host_config(spec: ContainerSpec, traits: EngineTraits) -> dict[str, Any]:
     }
     if traits.cgroup == 1:
         config["MemorySwappiness"] = 0
-    if traits.runtime:
-        config["Runtime"] = traits.runtime
+    if spec.runtime:
+        config["Runtime"] = spec.runtime
     if spec.publish:
         config["PortBindings"] = {f"{PORT}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
     if spec.privileged:

@@ -14,6 +14,7 @@ from agent.containers.canary import run_canary
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Facts
 from agent.containers.footing import find_footing
 from agent.containers.networks import Networks
+from agent.containers.runtimes import Runtimes
 from agent.doctor.findings import Finding
 from agent.status import CanaryReport
 
@@ -25,9 +26,12 @@ FOOTING_SECONDS = 180.0
 _START = "start it (`systemctl start docker`), or install it; DOCKER_HOST names one that listens elsewhere"
 _RIGHTS = "let the agent's user into the group that the socket belongs to, usually docker"
 
+_RUNTIMES = "name it under `runtimes` in /etc/docker/daemon.json and reload the engine, or correct the setting"
+_BOUNDS = "let the runtime make control groups: runsc without --ignore-cgroups"
 
-async def look_at_engine(engine: Engine) -> tuple[Finding, Facts | None]:
-    """Ask the engine what it is."""
+
+async def look_at_engine(engine: Engine, runtimes: Runtimes) -> tuple[Finding, Facts | None]:
+    """Ask the engine what it is, and whether it has the OCI runtimes that the operator wants."""
     try:
         async with asyncio.timeout(SECONDS):
             facts = await engine.connect()
@@ -36,6 +40,8 @@ async def look_at_engine(engine: Engine) -> tuple[Finding, Facts | None]:
     except (EngineUnavailable, EngineError) as error:
         words = str(error)
         return Finding("engine", "failed", words, _RIGHTS if "ermission denied" in words else _START), None
+    if lacking := runtimes.lacking(facts.runtimes):
+        return Finding("engine", "failed", lacking, _RUNTIMES), facts
     seen = f"version {facts.version} on {facts.system}, {facts.arch}, cgroup version {facts.cgroup}"
     lacks = [name for name, there in facts.limits.items() if not there]
     if lacks:
@@ -65,7 +71,8 @@ async def fly_canary(engine: Engine, facts: Facts | None, config: ContainersConf
     try:
         async with asyncio.timeout(FOOTING_SECONDS):
             footing = await find_footing(engine, facts, config, networks, node)
-        report = await run_canary(engine, facts.arch, node, footing, start_timeout=config.start_timeout)
+        runtimes = config.runtimes_read.in_use()
+        report = await run_canary(engine, facts.arch, node, footing, runtimes, start_timeout=config.start_timeout)
     except TimeoutError:
         return Finding("canary", "failed", "the engine took too long to run a container", "see the engine's log")
     except (EngineUnavailable, EngineError) as error:
@@ -89,4 +96,8 @@ def _finding(report: CanaryReport, by: str) -> Finding:
         cure = "see the log of the engine (`journalctl -u docker`) and of the agent around now"
         return Finding("canary", "failed", f"failed at {report.failed!r}, {by}: {report.problem}", cure)
     steps = ", ".join(f"{name} {took:.0f} ms" for name, took in report.steps.items())
-    return Finding("canary", "ok", f"{steps}; reached by {report.reach}, {by}")
+    seen = f"{steps}; reached by {report.reach}, {by}"
+    if report.unbounded:
+        names = ", ".join(report.unbounded)
+        return Finding("canary", "warning", f"{seen}; no limit of memory, CPU or processes holds by {names}", _BOUNDS)
+    return Finding("canary", "ok", seen)

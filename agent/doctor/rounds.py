@@ -29,7 +29,7 @@ async def examine(config: AgentConfig, data_dir: Path) -> Diagnosis:
     joined, known = _node(data_dir)
     engine = Engine()
     try:
-        found, facts = await look_at_engine(engine)
+        found, facts = await look_at_engine(engine, config.containers.runtimes_read)
         checks = [
             joined,
             found,

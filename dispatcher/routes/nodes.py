@@ -63,12 +63,16 @@ class NodeChange(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeCapabilities(Struct, frozen=True, rename="camel"):
-    """What a node is. `networkLatency` is in ms, null before it was measured."""
+    """What a node is. `networkLatency` is in ms, null before it was measured.
+
+    `runtimes` are the OCI runtimes that it runs functions by.
+    """
 
     cpu_count: int | float
     mem_size: int
     network_latency: float | None
     privileged: bool
+    runtimes: list[str]
 
 
 class NodeCredit(Struct, frozen=True):
@@ -283,6 +287,7 @@ def view(node: Node, presence: Presence | None) -> NodeView:
             capabilities.mem_size,
             capabilities.network_latency,
             capabilities.privileged,
+            capabilities.runtimes,
         ),
         credit=None if presence is None else _credit(presence.credit),
         load=None if presence is None else _load(presence.load),

@@ -80,6 +80,7 @@ class Containers:
     def __init__(self) -> None:
         self.arch = "x86_64"
         self.internet = False
+        self.runtimes = ["runc"]
         self.present = ["hello:latest"]
         self.problem: str | None = None
         self.canaries: list[CanaryReport] = []

@@ -46,7 +46,7 @@ def figures(directory: Path) -> dict[str, list[Family]]:
     core = Core(SqliteStore(directory / "store"), Limits(), "1.2", rng=random.Random(1))
     status = NodeStatus(
         "n", "1.2", "ready", True, "", "http://d", True, 1.0, 2.0, -3.0, PermitStatus(1.5, 0.5, 100, 28, 3, 1),
-        [], ["f.1"], SpoolStatus(2, 1, 100, 1000), [LoopStatus("link", 1.0, False)],
+        [], ["runc"], ["f.1"], SpoolStatus(2, 1, 100, 1000), [LoopStatus("link", 1.0, False)],
     )  # fmt: skip
     return {"dispatcher": of_dispatcher(core, 1.5), "node": of_node(status, NodeMetrics(), Engine().call_figures)}
 

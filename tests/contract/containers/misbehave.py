@@ -102,6 +102,12 @@ def handle(connection: socket.socket) -> None:  # noqa: C901, PLR0912 - one line
             print("about to sleep", flush=True)
             time.sleep(float(value))
             answer(connection, b"slept")
+        case "spin":
+            print("about to spin", flush=True)
+            end = time.process_time() + float(value)
+            while time.process_time() < end:
+                pass
+            answer(connection, b"spun")
         case "print":
             print(f"::progress::{value} on the way\nplain words", flush=True)
             print("::progress::101\nto stderr", file=sys.stderr, flush=True)
@@ -128,6 +134,9 @@ def handle(connection: socket.socket) -> None:  # noqa: C901, PLR0912 - one line
                 answer(connection, b"connected")
             except OSError as error:
                 answer(connection, f"refused: {error}".encode())
+        case "read":
+            with open(value, errors="replace") as file:
+                answer(connection, file.read().encode())
         case "look":
             answer(connection, json.dumps(look()).encode())
         case _:
@@ -196,7 +205,7 @@ def told_to_end() -> None:
         os._exit(0)
 
 
-def job() -> None:  # noqa: C901 - one line for each way to misbehave
+def job() -> None:  # noqa: C901, PLR0912 - one line for each way to misbehave
     query = parse_qs(os.environ["QUERY_STRING"], keep_blank_values=True)
     what, value = query.get("do", ["echo"])[0], query.get("value", [""])[0]
     print("::progress::10 begun\nhello from the log", file=sys.stderr, flush=True)
@@ -214,6 +223,9 @@ def job() -> None:  # noqa: C901 - one line for each way to misbehave
             die_by(value)
         case "memory":
             use_up_memory()
+        case "hold":
+            held = b"x" * (int(value) * 1024 * 1024)
+            print(len(held))
         case "sleep":
             time.sleep(float(value))
         case "large":

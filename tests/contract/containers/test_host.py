@@ -162,10 +162,12 @@ async def test_what_a_host_refuses(tmp_path: Path) -> None:
 
 
 async def test_unknown_runtime() -> None:
-    """A runtime that the engine does not have is found out at the start, and named."""
-    with pytest.raises(EngineUnavailable, match="no OCI runtime 'no-such'"):
-        async with running_host(runtime="no-such"):
-            pass
+    """A runtime that the engine does not have is found out at the start, and named with its setting."""
+    settings: dict[str, Any] = {"runtime": "no-such", "runtimes": ["image rare/* = no-such"]}
+    for key, setting in settings.items():
+        with pytest.raises(EngineUnavailable, match=f"^containers.{key}: the engine has no OCI runtime 'no-such'"):
+            async with running_host(**{key: setting}):
+                pass
 
 
 # network: internet --------------------------------------------------------------------------------

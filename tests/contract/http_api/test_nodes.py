@@ -43,7 +43,7 @@ async def test_node_joins_and_is_shown(api: Api) -> None:
         "available": False,
         "disabled": False,
         "reason": "not connected",
-        "capabilities": {"cpuCount": 0, "memSize": 0, "networkLatency": None, "privileged": False},
+        "capabilities": {"cpuCount": 0, "memSize": 0, "networkLatency": None, "privileged": False, "runtimes": []},
         "credit": None,
         "load": None,
         "running": 0,
@@ -63,7 +63,7 @@ async def test_connected_node_shows_what_it_says(api: Api, node: Node) -> None:
         NodeHeartbeat(
             1,
             [],
-            Capabilities(2, 512, 3.5, privileged=True),
+            Capabilities(2, 512, 3.5, privileged=True, runtimes=["runsc"]),
             Credit(1.5, 100, 1),
             Load(12.5, 300, 2),
             available=False,
@@ -74,7 +74,13 @@ async def test_connected_node_shows_what_it_says(api: Api, node: Node) -> None:
     )
     await node.receive(DispatcherHeartbeat)
     shown = (await api("GET", f"/v1/node/{node.id}")).json()
-    assert shown["capabilities"] == {"cpuCount": 2, "memSize": 512, "networkLatency": 3.5, "privileged": True}
+    assert shown["capabilities"] == {
+        "cpuCount": 2,
+        "memSize": 512,
+        "networkLatency": 3.5,
+        "privileged": True,
+        "runtimes": ["runsc"],
+    }
     assert shown["credit"] == {"cpu": 1.5, "memory": 100, "slots": 1}
     assert shown["clockOffset"] == -250.5
     assert shown["load"] == {"cpuPercent": 12.5, "memoryFree": 300}

@@ -28,9 +28,7 @@ specs = st.builds(
     cpus=st.floats(0.1, 64),
     memory=st.integers(6, 4096),
 )
-traits = st.builds(
-    EngineTraits, cgroup=st.sampled_from([1, 2]), cpus=st.integers(1, 8), init=st.booleans(), runtime=st.just("")
-)
+traits = st.builds(EngineTraits, cgroup=st.sampled_from([1, 2]), cpus=st.integers(1, 8), init=st.booleans())
 
 
 def spec(**changes: object) -> ContainerSpec:
@@ -83,7 +81,7 @@ def test_the_contracts_environment_wins() -> None:
 
 def test_what_the_operator_and_the_engine_give() -> None:
     """A runtime is passed on, a published port is, and an init process only where there is one."""
-    told = arguments(spec(publish=True), EngineTraits(cgroup=2, cpus=1, init=False, runtime="runsc"))["HostConfig"]
+    told = arguments(spec(publish=True, runtime="runsc"), EngineTraits(cgroup=2, cpus=1, init=False))["HostConfig"]
     assert (told["Runtime"], told["Init"]) == ("runsc", False)
     assert told["PortBindings"] == {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
     assert "Runtime" not in arguments(spec(), TRAITS)["HostConfig"]
