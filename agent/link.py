@@ -1,8 +1,8 @@
 """The way to the dispatcher: connect, hold a session, come back after it.
 
 A node never gives up. It tries its dispatchers in turn, waits with full jitter in between, and where
-it is refused it says so and goes on trying slowly: a clock that is wrong at boot, or a node that its
-owner removed and restores, must not need anybody to come by.
+it is refused it says so and goes on trying: a clock that is wrong at boot, or a node that its owner
+removed and restores, must not need anybody to come by, nor a node that is restored at once be long away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import aiohttp
 import structlog
 
-from agent.backoff import LONGEST, full_jitter, retry_after
+from agent.backoff import full_jitter, retry_after
 from agent.metrics import Metrics
 from agent.protocol import FRAME_LIMIT, HEARTBEAT_SECONDS, SUBPROTOCOL, NodeGoodbye, NodeMessage
 from agent.round_trip import RoundTrips
@@ -42,7 +42,6 @@ class _Ended:
     reason: str
     lived: float = 0.0
     retry_after: float = 0.0
-    refused: bool = False
 
 
 class Link:
@@ -161,9 +160,7 @@ class Link:
             if lived:
                 self._said = ""
             wait = full_jitter(failures, self._random)
-            if ended.refused:
-                wait = LONGEST / 2 * (1 + self._random())
-            elif ended.retry_after:
+            if ended.retry_after:
                 # Spread by a second and more, since all nodes were told the same.
                 wait = ended.retry_after + self._random() * max(1.0, ended.retry_after / 4)
             self._report(ended, wait)
@@ -187,7 +184,7 @@ class Link:
             wait = retry_after(error.headers.get("Retry-After") if error.headers else None)
             if error.status == _REMOVED:
                 self._node.removed()
-            return _Ended(said, retry_after=wait, refused=error.status in _REFUSALS)
+            return _Ended(said, retry_after=wait)
         except TimeoutError:
             return _Ended(f"no connection within {CONNECT_SECONDS:g} s")
         except (aiohttp.ClientError, OSError) as error:

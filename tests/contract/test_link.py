@@ -548,8 +548,8 @@ async def test_retry_after_is_honoured(dispatcher: Dispatcher, start: StartNode)
 async def test_a_node_that_is_refused_goes_on_trying(
     dispatcher: Dispatcher, start: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A credential that is not known is no reason to end for good."""
-    monkeypatch.setattr("agent.link.LONGEST", 0.2)
+    """A credential that is not known is no reason to end for good, nor to wait longer than after any failure."""
+    monkeypatch.setattr("agent.link.full_jitter", lambda _failures, _random: 0.01)
     dispatcher.refusals += [web.Response(status=401), web.Response(status=403), web.Response(status=404)]
     start()
     await ready(dispatcher)
