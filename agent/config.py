@@ -132,7 +132,7 @@ class ImagesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what only holds between settings."""
         if self.low_water > self.high_water:
-            raise ValueError("low_water is above high_water, expected at most the same")
+            raise ValueError("low_water: expected at most as much as high_water")
 
 
 class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -121,6 +121,7 @@ def load(kind: type[T], files: Sequence[Path], environ: Mapping[str, str], flags
         *_from_flags(flags, sections),
     ]
     values: dict[str, dict[str, object]] = {section: {} for section in sections}
+    unusable: set[str] = set()
     for setting in given:
         field = _settings_of(sections[setting.section]).get(setting.key)
         if field is None:
@@ -131,22 +132,26 @@ def load(kind: type[T], files: Sequence[Path], environ: Mapping[str, str], flags
         except msgspec.ValidationError:
             # A value that cannot be used must not count as missing too: its place is taken.
             values[setting.section].setdefault(field.name, None)
+            unusable.add(setting.section)
             problems.append(f"{setting.where}: expected {expected(field.type)}")
     for section, section_type in sections.items():
         for key, field in _settings_of(section_type).items():
             if field.required and field.name not in values[section]:
+                unusable.add(section)
                 variable = f"{PREFIX}{section}_{key}".upper()
                 problems.append(f"{section}.{key} ({variable}) is not set: expected {expected(field.type)}")
+    made: dict[str, object] = {}
+    for field in msgspec.structs.fields(kind):
+        section = field.encode_name
+        try:
+            made[field.name] = field.type(**values[section]) if section not in unusable else None
+        except ValueError as error:  # a Struct's __post_init__ checks what a type cannot say: KEY: WHAT WAS EXPECTED
+            key, _, words = str(error).partition(": ")
+            places = [setting.where for setting in given if (setting.section, setting.key) == (section, key)]
+            problems.append(f"{places[-1] if places else f'{section}.{key}'}: {words}")
     if problems:
         raise SettingsError(problems)
-    return kind(**{field.name: _make(field, values[field.encode_name]) for field in msgspec.structs.fields(kind)})
-
-
-def _make(field: msgspec.structs.FieldInfo, values: dict[str, object]) -> object:
-    try:
-        return field.type(**values)
-    except ValueError as error:  # a Struct's __post_init__ checks what only holds between settings
-        raise SettingsError([f"{field.encode_name}: {error}"]) from None
+    return kind(**made)
 
 
 # Where settings come from -------------------------------------------------------------------------
@@ -245,12 +250,14 @@ def _is_list(kind: Any) -> bool:
 
 
 def expected(kind: Any) -> str:
-    """Say in plain words what a setting of this type must be."""
+    """Say in plain words what a setting of this type, or a field of a request, must be."""
     return _words(inspect.type_info(kind))
 
 
-def _words(info: inspect.Type) -> str:  # noqa: C901 - one line for each kind of setting
+def _words(info: inspect.Type) -> str:  # noqa: C901, PLR0912 - one line for each kind of setting
     match info:
+        case inspect.Metadata(type=inspect.StrType(pattern=str()), extra_json_schema={"description": str(words)}):
+            return words
         case inspect.Metadata(type=inner):
             return _words(inner)
         case inspect.BoolType():

@@ -22,6 +22,11 @@ from dispatcher.problem import Problem
 PATH_BYTES = 1024
 """Bytes of a request line beside the query string."""
 
+_FAULTS: dict[type, str] = {
+    http_exceptions.LineTooLong: "the request line or a header is too long",
+    http_exceptions.InvalidURLError: "the path or the query string has a character that must be percent-encoded",
+}
+
 log = structlog.get_logger()
 
 
@@ -100,8 +105,7 @@ class _Connection(RequestHandler):
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionResetError("nobody is there to be answered, or the answer has begun")
         if status == HTTPStatus.BAD_REQUEST:
-            too_long = isinstance(exc, http_exceptions.LineTooLong)
-            detail = "the request line or a header is too long" if too_long else "the request is not valid HTTP/1.1"
+            detail = _FAULTS.get(type(exc), "the request is not valid HTTP/1.1")
             log.debug("not a request", remote=request.remote, error=type(exc).__name__)
             error = Problem("INVALID", detail)
         else:

@@ -20,7 +20,15 @@ from dispatcher.store.errors import LastToken, NameTaken
 
 YEAR = 365 * 86_400
 
-Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Label = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="1 to 64 characters, no control characters",
+    ),
+]
 Scopes = Annotated[list[Scope], Meta(min_length=1)]
 ExpiresIn = Annotated[int, Meta(ge=1, le=10 * YEAR, description="Seconds")]
 

@@ -50,7 +50,9 @@ def _none_or(least: float) -> dict[str, Any]:
 
 
 # A `$` alone would let a line break pass behind it.
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
+Name = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$", description="1 to 64 ASCII letters, digits, - and _")
+]
 Description = Annotated[str, Meta(max_length=80)]
 Lang = Literal["GO", "PY", "JS", "CS", "RB", "RS", "ANY"]
 Image = Annotated[
@@ -71,7 +73,14 @@ Concurrency = Annotated[
 Warm = Annotated[
     int, Meta(ge=0, le=100, description="Containers of an http function that each node with its image keeps ready")
 ]
-ReadyPath = Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?(?!\n)$")]
+ReadyPath = Annotated[
+    str,
+    Meta(
+        max_length=1024,
+        pattern=r"^(/[!-~]*)?(?!\n)$",
+        description="a path of visible ASCII characters that begins with /, or nothing",
+    ),
+]
 Grace = Annotated[
     int, Meta(ge=0, le=300, description="Seconds between the signal to a function that is to end and its kill")
 ]

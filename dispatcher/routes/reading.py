@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import hdrs, http_exceptions, web
 from msgspec import Struct
 
+from agent.settings import expected
 from dispatcher.problem import Problem, invalid
 from dispatcher.routes.keys import CONFIG, CORE, LARGE_JSON
 from dispatcher.store.pieces import CHUNK
@@ -29,7 +30,10 @@ _JSON = re.compile(r"(?:application/(?:[^;\s]+\+)?|text/)json\s*(?:;.*)?", re.IG
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _PATH = re.compile(r"^(.*?),? - at (?:`key` in )?`\$((?:\.\w+|\[[^\]]*\])*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
+_WITH_PARTS = ("Expected `object", "Expected `array")
 _MISSING = re.compile(r"missing required field `(.*)`")
+
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")
 
@@ -71,16 +75,18 @@ async def document(request: web.Request, kind: type[T], *, default: T | None = N
     content = b"".join([chunk async for chunk in chunks(request, DOCUMENT_LIMIT)])
     if not content and default is not None:
         return default
+    if not content:
+        raise invalid("body", "expected a JSON object, and the body is empty")
     try:
         return msgspec.convert(_documents.decode(content), kind)
     except msgspec.ValidationError as error:
-        raise _wrong_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid("body", f"expected a JSON object in UTF-8: {error}") from None
+        raise _wrong_field(str(error), kind) from None
+    except _NOT_JSON as error:
+        raise invalid("body", f"expected a JSON object in UTF-8: {_fault(error)}") from None
 
 
-def _wrong_field(message: str) -> Problem:
-    """Turn msgspec's message, which ends with a path, into a problem that names the field."""
+def _wrong_field(message: str, kind: Any) -> Problem:
+    """Turn msgspec's message, which ends with a path, into a problem that names the field and what was expected."""
     found = _PATH.match(message)
     message, path = (found[1], found[2].lstrip(".")) if found else (message, "")
     for pattern, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "this field is required")):
@@ -88,7 +94,20 @@ def _wrong_field(message: str) -> Problem:
             name = (f"{path}.{inner[1]}" if path else inner[1])[:NAME_SHOWN]
             return invalid(name, f"{name}: {said}")
     name = re.sub(r"\[[^\]]*\]", "", path) or "body"
+    for field in msgspec.structs.fields(kind):
+        if path == field.encode_name and not message.startswith(_WITH_PARTS):
+            return invalid(name, f"{name}: expected {expected(field.type)}")
     return invalid(name, f"{name}: {message[:1].lower()}{message[1:]}".replace("`", ""))
+
+
+def _fault(error: Exception) -> str:
+    """Say why something is not JSON in UTF-8, in words that are not those of our libraries."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    words = str(error).removeprefix("JSON is malformed: ")
+    return "it is cut off" if words == "Input data was truncated" else words
 
 
 # Bodies -------------------------------------------------------------------------------------------
@@ -188,8 +207,8 @@ def _check_json(content: bytearray) -> None:
             # Half a surrogate pair that is written as an escape is within the grammar, but not for msgspec.
             msgspec.json.decode(_SURROGATE.sub(rb"\\u0041", content), type=msgspec.Raw)
         content.decode("utf-8")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid("body", f"the content type says JSON, and the body is not: {error}") from None
+    except _NOT_JSON as error:
+        raise invalid("body", f"the content type says JSON, and the body is not: {_fault(error)}") from None
 
 
 def _too_large(limit: int) -> Problem:

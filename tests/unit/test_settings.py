@@ -125,8 +125,14 @@ def test_an_unusable_setting_is_not_missing_too() -> None:
 
 
 def test_what_holds_between_settings() -> None:
-    """A section's own check is told like any other problem."""
-    assert problems(environ={"FERND_CAPACITY_LEAST": "11"}) == ["capacity: least: expected at most as many as in most"]
+    """A section's own check is told like any other problem, with its place, and together with those of others."""
+    told = "expected at most as many as in most"
+    assert problems(environ={"FERND_CAPACITY_LEAST": "11"}) == [f"FERND_CAPACITY_LEAST: {told}"]
+    assert problems(environ={"FERND_CAPACITY_MOST": "-1"}) == [f"capacity.least: {told}"]
+    assert problems(environ={"FERND_CAPACITY_LEAST": "11", "FERND_NODE_QUIET": "maybe"}) == [
+        "FERND_NODE_QUIET: expected true or false",
+        f"FERND_CAPACITY_LEAST: {told}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ async def test_query_with_a_fragment_is_refused(api: Api) -> None:
     (await raw(api.port, request.encode())).problem(400, "INVALID")
 
 
+async def test_query_in_bare_utf8_is_told_to_be_encoded(api: Api) -> None:
+    """A shell's user who types an accent into a URL learns what is wrong with it."""
+    request = "POST /v1/task/6405848581b16f7a07cd4c48?name=Zo\u00eb HTTP/1.1\r\nHost: x\r\n\r\n"
+    said = (await raw(api.port, request.encode())).problem(400, "INVALID")["detail"]
+    assert said == "the path or the query string has a character that must be percent-encoded"
+
+
 async def test_half_a_request_is_not_waited_for(serve: Serve) -> None:
     """A connection whose request does not come whole is closed."""
     api = await serve(msgspec.structs.replace(CONFIG, server=msgspec.structs.replace(CONFIG.server, keep_alive=0.2)))

@@ -93,6 +93,23 @@ async def test_wrong_fields_are_named(api: Api, change: dict[str, Any], field: s
 
 
 @pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"name": "a b"}, "name: expected 1 to 64 ASCII letters, digits, - and _"),
+        ({"lang": "py"}, "lang: expected one of ANY, CS, GO, JS, PY, RB, RS"),
+        ({"retries": 11}, "retries: expected a whole number from 0 to 10"),
+        ({"reuse": None}, "reuse: expected true or false"),
+        ({"env": []}, "env: expected object, got array"),
+    ],
+)
+async def test_wrong_fields_are_told_what_was_expected(api: Api, change: dict[str, Any], detail: str) -> None:
+    """The sentence is for people: bounds and choices, not the types and patterns of the code."""
+    for method, path in (("POST", "/v1/function"), ("PATCH", f"/v1/function/{await api.function()}")):
+        content = NEW | change if method == "POST" else change
+        assert (await api(method, path, content=content)).problem(400, "INVALID")["detail"] == detail
+
+
+@pytest.mark.parametrize(
     "image",
     ["hello", "hello:latest", "localhost/hello", "localhost:5000/a/b", "ghcr.io/o/n@sha256:" + "a" * 64, "a__b/c.d-e",
      "[::1]:5000/x", "EXAMPLE.com/x"],

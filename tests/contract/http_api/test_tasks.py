@@ -95,6 +95,17 @@ async def test_body_that_says_json_and_is_not_is_refused(api: Api, content_type:
 
 
 @pytest.mark.parametrize(
+    ("body", "why"),
+    [(b'{"a"', "it is cut off"), (b"[" * 100_000, "it is nested too deeply"), (b'"\xff"', "it is not UTF-8")],
+)
+async def test_body_that_is_not_json_is_told_why(api: Api, body: bytes, why: str) -> None:
+    """The sentence is for people, and shows nothing of what reads the body."""
+    path = f"/v1/task/{await api.function()}"
+    answer = await api("POST", path, body=body, headers={"Content-Type": "application/json"})
+    assert answer.problem(400, "INVALID")["detail"] == f"the content type says JSON, and the body is not: {why}"
+
+
+@pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("application/json", b""),
