@@ -33,6 +33,11 @@ class Identity(Struct, frozen=True):
     dispatchers: list[str]
 
 
+def has_joined(data_dir: Path) -> bool:
+    """Tell whether a data directory is that of a node."""
+    return (data_dir / _NODE_FILE).exists()
+
+
 def load_identity(data_dir: Path) -> Identity | None:
     """Read who this node is; None where it never joined.
 

@@ -101,7 +101,8 @@ def dispatcher(database: str | None, data_dir: str | None, listen: str | None, c
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         asyncio.run(serve(loaded, store, directory, read))
     except (StoreUnavailable, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)
     except Exception:
         log.exception("dispatcher failed")
         sys.exit(EXIT_FAILED)
@@ -220,7 +221,11 @@ async def listening(app: web.Application, config: DispatcherConfig) -> AsyncIter
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.server.host or None, config.server.port, backlog=BACKLOG)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(f"cannot listen on {config.server.listen}: {reason}") from None
         host, port = runner.addresses[0][:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", address=url, version=__version__)

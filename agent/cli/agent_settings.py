@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 
 from agent import settings
-from agent.cli.errors import Failed
+from agent.cli.errors import EXIT_USAGE, Failed
 from agent.config import AgentConfig, default_data_dir
+from agent.identity import has_joined
 from agent.settings import SettingsError
-
-EXIT_USAGE = 2
 
 config_option = click.option(
     "--config",
@@ -49,6 +48,12 @@ def load_settings(
     except SettingsError as error:
         raise NotSetUp("\n       ".join(error.problems)) from None
     return loaded, (loaded.node.data_dir or default_data_dir(os.environ, Path.home())).absolute()
+
+
+def node_directory(directory: Path) -> Path:
+    """Give a node's data directory, where that of a `fernd up` may have been named, which has it within."""
+    inside = directory / "agent"
+    return inside if has_joined(inside) and not has_joined(directory) else directory
 
 
 def read_settings(config: Path | None, data_dir: Path | None, flags: dict[str, object] | None = None) -> AgentConfig:

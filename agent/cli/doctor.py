@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli import render
-from agent.cli.agent_settings import config_option, data_dir_option, load_settings
+from agent.cli.agent_settings import config_option, data_dir_option, load_settings, node_directory
 from agent.cli.errors import EXIT_FAILED
 from agent.cli.options import as_json_option
 
@@ -35,7 +35,7 @@ def doctor(ctx: click.Context, config: Path | None, data_dir: Path | None, as_js
     from agent.doctor.rounds import examine  # noqa: PLC0415
 
     logs.configure("error", loaded.log.format)
-    found = asyncio.run(examine(loaded, directory))
+    found = asyncio.run(examine(loaded, node_directory(directory)))
     if as_json:
         render.document(found)
     else:

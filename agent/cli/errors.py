@@ -10,6 +10,7 @@ import click
 from agent.cli.render import plain
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 
@@ -38,6 +39,12 @@ class Refused(Failed):
         self.code = code
 
 
+class Misused(Refused):
+    """The dispatcher found a mistake that the command could have found itself."""
+
+    exit_code = EXIT_USAGE
+
+
 class Unreachable(Failed):
     """There is no way to the dispatcher, or it went silent."""
 
@@ -49,7 +56,9 @@ def refusal(status: int, body: bytes) -> Refused:
     problem = parse_problem(body)
     if problem is None:
         return Refused(f"the dispatcher answered {status}", status)
-    return Refused(describe(problem), status, str(problem["code"]))
+    code = str(problem["code"])
+    kind = Misused if code == "INVALID" else Refused
+    return kind(describe(problem), status, code)
 
 
 def parse_problem(body: bytes) -> dict[str, Any] | None:

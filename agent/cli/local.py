@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli import render, status_view
-from agent.cli.agent_settings import config_option, data_dir_option, load_settings
+from agent.cli.agent_settings import config_option, data_dir_option, load_settings, node_directory
 from agent.cli.errors import Failed, Unreachable
 from agent.cli.options import as_json_option, seconds
 from agent.cli.watching import show, watch_option
@@ -131,13 +131,8 @@ def _told(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Path:
-    from agent.control_socket import SOCKET  # noqa: PLC0415 - only when it runs
-
     outer_config, outer_data_dir = ctx.obj
-    directory = load_settings(config or outer_config, data_dir or outer_data_dir)[1]
-    # The agent of `fernd up` keeps what is its own in a directory within the one that was given.
-    inside = directory / "agent"
-    return inside if (inside / SOCKET).exists() and not (directory / SOCKET).exists() else directory
+    return node_directory(load_settings(config or outer_config, data_dir or outer_data_dir)[1])
 
 
 def _ask(data_dir: Path, command: Any, *, dry_run: bool = False, seconds: float | None = None) -> Any:

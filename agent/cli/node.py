@@ -8,7 +8,7 @@ import click
 
 from agent.cli import render, suggestions, watching
 from agent.cli.connection import connected
-from agent.cli.options import as_json_option
+from agent.cli.options import as_json_option, seconds
 from agent.cli.watching import watch_option
 
 
@@ -75,9 +75,7 @@ def restore(node_id: str) -> None:
 
 
 @node.command("join-token", epilog="Example: fernd agent join URL --token $(fernd node join-token)")
-@click.option(
-    "--expires-in", type=click.IntRange(min=1), metavar="SECONDS", help="How long it is good; a day by default."
-)
+@click.option("--expires-in", callback=seconds, metavar="TIME", help="Such as 15m or 12h; a day by default.")
 @as_json_option
 def join_token(expires_in: int | None, as_json: bool) -> None:
     """Make a token with which machines can join the account as nodes."""

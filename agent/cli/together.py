@@ -16,8 +16,9 @@ from pathlib import Path
 import click
 
 from agent import identity, join
+from agent.cli.agent_settings import NotSetUp
 from agent.cli.client import Client
-from agent.cli.errors import Failed, Refused, Unreachable
+from agent.cli.errors import EXIT_USAGE, Failed, Refused, Unreachable
 from agent.cli.profile import Endpoint, check_token
 from agent.cli.render import plain
 
@@ -184,7 +185,8 @@ class Together:
     async def _watch(self, child: Child) -> None:
         code = await child.end()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        raise Failed(f"fernd {child.name} ended by itself ({how}); its last lines above say why")
+        failed = NotSetUp if code == EXIT_USAGE else Failed
+        raise failed(f"fernd {child.name} ended by itself ({how}); its last lines above say why")
 
     def _side_task(self, task: asyncio.Task[None]) -> None:
         """Keep a task whose failure is the end of everything."""

@@ -23,6 +23,7 @@ from agent.cli.main import fernd
 from agent.config import AvailabilityConfig
 from agent.control_socket import SOCKET, Command, CommandFailed, NotRunning, ask
 from agent.exposition import CONTENT_TYPE
+from agent.identity import Identity, save
 from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.protocol import CreditNotice, Decline, GiveBack, NodeHeartbeat, Offer, Outcome, OutcomeAck, Spans
@@ -239,7 +240,7 @@ async def test_the_socket_is_the_owners_alone_and_outlives_a_crash(
 async def test_the_agent_of_fernd_up_is_found_by_the_directory_of_both(start: StartNode, tmp_path: Path) -> None:
     """Whoever names the directory that `fernd up` was given, or gives none to either, reaches its agent."""
     inside = tmp_path / "agent"
-    inside.mkdir()
+    save(inside, Identity(NODE_ID, ["http://127.0.0.1:1"]), "credential")
     running = start(urls=["http://127.0.0.1:1"])
     async with control.serving(inside, running.node):
         done = await run(tmp_path, "status", "--json")

@@ -200,7 +200,7 @@ def test_functions(fernd: Fernd, image: str) -> None:
 
 def test_a_function_is_created_whole_or_not_at_all(fernd: Fernd, image: str) -> None:
     """A requirement that the dispatcher refuses leaves no half-made function behind."""
-    done = fernd("function", "create", "half", "--image", image, "--memory", "1", code=1)
+    done = fernd("function", "create", "half", "--image", image, "--memory", "1", code=2)
     assert b"error: INVALID: memSize" in done.stderr
     fernd("function", "show", "half", code=1)
 
@@ -335,7 +335,7 @@ def test_nodes(fernd: Fernd, up: Up, tmp_path: Path) -> None:
     assert fernd.json("node", "show", node_id)["hash"] == node_id
     assert b"yes" in fernd("node", "list").stdout
     assert b"capabilities.cpuCount" in fernd("node", "show", node_id).stdout
-    token = fernd.json("node", "join-token", "--expires-in", "60")["token"]
+    token = fernd.json("node", "join-token", "--expires-in", "1m")["token"]
     assert fernd("node", "join-token").stdout.decode().strip() != token
     fernd("agent", "join", up.url, "--token", token, "--data-dir", tmp_path)
     (joined,) = (found["hash"] for found in fernd.json("node", "list") if found["hash"] != node_id)
@@ -344,6 +344,19 @@ def test_nodes(fernd: Fernd, up: Up, tmp_path: Path) -> None:
     fernd("node", "restore", joined)
     assert not fernd.json("node", "show", joined)["disabled"]
     assert b"error: NOT_FOUND" in fernd("node", "show", "nothing", code=1).stderr
+
+
+def test_the_doctor_finds_the_node_of_up(fernd: Fernd, up: Up) -> None:
+    """The directory that `fernd up` was given is enough for the doctor, as it is for the other commands."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.cli", "agent", "doctor", "--json", "--data-dir", up.directory],
+        capture_output=True,
+        env=fernd.environ,
+        timeout=SECONDS,
+        check=False,
+    )
+    found = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+    assert (found["node"]["state"], found["dispatcher"]["state"]) == ("ok", "ok")
 
 
 def test_login(up: Up, tmp_path: Path) -> None:
@@ -424,4 +437,12 @@ def test_up_on_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         done = Fernd({})("up", "--data-dir", tmp_path / "d", "--listen", listen, code=1)
+    assert f"error: cannot listen on {listen}: Address already in use".encode() in done.stderr
     assert b"error: fernd dispatcher ended by itself (exit code 1)" in done.stderr
+
+
+def test_up_with_a_wrong_setting(tmp_path: Path) -> None:
+    """A setting of either program that cannot be used is the user's mistake: the same exit code as for an option."""
+    for variable in ("FERND_LIMITS_BODY", "FERND_CAPACITY_SLOTS"):
+        done = Fernd({variable: "many"})("up", "--data-dir", tmp_path / "d", "--listen", "127.0.0.1:0", code=2)
+        assert f"error: {variable}: expected a whole number".encode() in done.stderr
