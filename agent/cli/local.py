@@ -107,7 +107,7 @@ def resume(ctx: click.Context, config: Path | None, data_dir: Path | None, as_js
 def gc(ctx: click.Context, dry_run: bool, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Remove what this node left behind: containers, networks, volumes and files that nothing needs.
 
-    The agent does so by itself now and then; what is younger than its grace age is left to it.
+    The agent does so by itself now and then. What is younger than a minute may be about to be used, and stays.
     """
     orphans = _ask(_data_dir(ctx, config, data_dir), "gc", dry_run=dry_run)
     if as_json:
