@@ -206,5 +206,5 @@ async def test_address_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
         process = await Process.start("--data-dir", str(tmp_path / "data"), "--listen", f"127.0.0.1:{port}")
         code, written = await process.end()
     assert code == 1
-    assert "address already in use" in written
+    assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in written
     assert "Traceback" not in written

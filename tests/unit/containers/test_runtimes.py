@@ -41,5 +41,5 @@ def test_from_the_environment() -> None:
 @pytest.mark.parametrize("rule", ["", "runsc", "image a/*", "image a = ", "images a = runsc", "image a b = runsc"])
 def test_what_is_no_rule(rule: str) -> None:
     """What is not written as a rule is refused with its number and with what was expected."""
-    with pytest.raises(SettingsError, match=r"containers: runtimes: rule 2: expected such as image .* = runc, or"):
+    with pytest.raises(SettingsError, match=r"runtimes: rule 2: expected such as image .* = runc, or"):
         load(AgentConfig, [], {}, {"containers.runtimes": f"image a = runc,{rule or '='}"})
