@@ -353,9 +353,16 @@ class Engine:
     async def ensure_network(
         self, name: str, *, internal: bool, options: Mapping[str, str], labels: Mapping[str, str]
     ) -> None:
-        """Create a bridge network unless there is one of that name."""
+        """Create a bridge network without IPv6, whatever the engine's default is, unless there is one of that name."""
         if not await self._call("GET", "/networks", _filters(name=[f"^{re.escape(name)}$"])):
-            content = {"Name": name, "Driver": "bridge", "Internal": internal, "Options": options, "Labels": labels}
+            content = {
+                "Name": name,
+                "Driver": "bridge",
+                "Internal": internal,
+                "EnableIPv6": False,
+                "Options": options,
+                "Labels": labels,
+            }
             await self._call("POST", "/networks/create", content=content)
 
     async def find_own_container(self) -> bool:

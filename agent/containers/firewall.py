@@ -2,7 +2,8 @@
 
 Each bridge has two chains of its own. One stands in ``DOCKER-USER``, which the engine consults first for
 what is forwarded; the other in ``INPUT``, for what is meant for this machine itself. Putting them in
-place again changes nothing, and removing them leaves nothing.
+place again changes nothing, and removing them leaves nothing. They are for IPv4: the networks have no IPv6, see
+`Engine.ensure_network`.
 """
 
 from __future__ import annotations

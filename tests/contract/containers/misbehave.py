@@ -128,9 +128,9 @@ def handle(connection: socket.socket) -> None:  # noqa: C901, PLR0912 - one line
             time.sleep(float(value))
             os._exit(0)
         case "connect":
-            host, _, port = value.partition(":")
+            host, _, port = value.rpartition(":")
             try:
-                socket.create_connection((host, int(port)), timeout=0.6).close()
+                socket.create_connection((host.strip("[]"), int(port)), timeout=0.6).close()
                 answer(connection, b"connected")
             except OSError as error:
                 answer(connection, f"refused: {error}".encode())

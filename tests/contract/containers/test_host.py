@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from agent.containers.engine import EngineUnavailable
 from agent.containers.firewall import FirewallError
 from agent.containers.host import ContainerHost
 from agent.containers.spec import ContainerSpec, EngineTraits, arguments
+from agent.protocol import Revision
 from tests.contract.containers.calls import ENTRYPOINT_IMAGE, IMAGE, Caller, revision, running_host
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("images")]
@@ -196,8 +197,14 @@ def lan() -> Iterator[list[str]]:
         f"ip -n {name} addr add {addresses[0]}/24 dev {inside}",
         f"ip -n {name} route add default via 10.213.7.1",
         *(f"ip route add {address}/32 dev {outside} via {addresses[0]}" for address in addresses[1:]),
+        f"ip addr add fd13:213:7::1/64 dev {outside} nodad",
+        f"ip -n {name} addr add fd13:213:7::2/64 dev {inside} nodad",
     ]
-    script = "import socket,time\ns=socket.create_server(('',8099))\nprint(flush=True)\ntime.sleep(600)"
+    script = (
+        "import socket,time\n"
+        "s=socket.create_server(('',8099),family=socket.AF_INET6,dualstack_ipv6=True)\n"
+        "print(flush=True)\ntime.sleep(600)"
+    )
 
     def take_away() -> None:
         subprocess.run(["ip", "link", "del", outside], check=False, capture_output=True)
@@ -221,12 +228,11 @@ def lan() -> Iterator[list[str]]:
             take_away()
 
 
-@contextlib.asynccontextmanager
-async def listening_here() -> AsyncIterator[int]:
-    """Listen on all of this host's addresses."""
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "0.0.0.0", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+@contextlib.contextmanager
+def listening_here() -> Iterator[int]:
+    """Listen on all of this host's addresses, of both families. The kernel takes the connections."""
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        yield listener.getsockname()[1]
 
 
 def own_addresses(client: docker.APIClient, network: str) -> list[str]:
@@ -242,24 +248,42 @@ async def test_no_private_address_from_the_internet_network(
 ) -> None:
     """A function on the internet network reaches no machine of the local network, no metadata service and not its host.
 
-    The same function on an ordinary network of the engine reaches them all, so that it is the walls which hold.
+    Neither does it reach another function, nor anything by IPv6, of which it has no address. An ordinary container of
+    the engine, or this host, reaches them all, so that it is the walls which hold.
     """
-    async with running_host(node_id=node_id, allow_internet=True, reach=way) as host, listening_here() as port:
+    async with contextlib.AsyncExitStack() as stack:
+        port = stack.enter_context(listening_here())
+        host = await stack.enter_async_context(running_host(node_id=node_id, allow_internet=True, reach=way))
         assert host.internet
         tested, call = revision(network="internet", timeout=20), Caller(host, tmp_path)
-        network = host._networks.name("internet")
-        targets = [f"{address}:8099" for address in lan]
-        targets += [f"{address}:{port}" for address in own_addresses(client, network)]
-        reached = {}
-        for target in targets:
-            outcome = (await call(tested, f"do=connect&value={target}")).outcome
-            assert outcome.body is not None
-            reached[target] = outcome.body.partition(b":")[0]
-        assert reached == dict.fromkeys(targets, b"refused")
-        assert _connects(client, targets) == dict.fromkeys(targets, True)
+        other, network = revision(network="internet"), host._networks.name("internet")
+        await call(other)
+        [name] = await call.containers_of(other)
+        [neighbour] = (await host.engine.inspect(name)).addresses.values()
+        from_containers = [f"{address}:8099" for address in lan]
+        from_containers += [f"{address}:{port}" for address in own_addresses(client, network)]
+        from_here = [f"{neighbour}:8080", f"127.0.0.1:{port}", "[fd13:213:7::2]:8099", f"[fd13:213:7::1]:{port}"]
+        targets = [*from_containers, *from_here]
+        reached = {target: (await _said(call, tested, f"do=connect&value={target}"))[:7] for target in targets}
+        assert reached == dict.fromkeys(targets, "refused")
+        assert await _said(call, tested, "do=read&value=/proc/net/if_inet6") == ""
+        assert _connects(client, from_containers) == dict.fromkeys(from_containers, True)
+        for target in from_here:
+            address, _, number = target.rpartition(":")
+            await asyncio.to_thread(_connect, address.strip("[]"), int(number))
         assert host._networks.bridge("internet") in rules()
     assert host._networks.bridge("internet") not in rules()
     assert mine(client, node_id) == []
+
+
+async def _said(call: Caller, tested: Revision, query: str) -> str:
+    body = (await call(tested, query)).outcome.body
+    assert body is not None
+    return body.decode()
+
+
+def _connect(host: str, port: int) -> None:
+    socket.create_connection((host, port), 5).close()
 
 
 def _connects(client: docker.APIClient, targets: list[str]) -> dict[str, bool]:
