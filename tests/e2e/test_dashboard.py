@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -96,6 +97,24 @@ async def page(up: Up, api: aiohttp.ClientSession) -> AsyncIterator[Page]:
         elsewhere = await page.run(f"""performance.getEntriesByType("resource").map((one) => one.name)
             .filter((name) => !name.startsWith({json.dumps(up.url)}))""")
         assert elsewhere == []
+
+
+async def test_why_a_node_takes_no_work(up: Up, page: Page) -> None:
+    """What the owner of a machine does there is told in the list of nodes, as it happens."""
+
+    async def agent(command: str) -> None:
+        arguments = ["-m", "agent.cli", "agent", command, "--data-dir", str(up.directory / "agent")]
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.DEVNULL)
+        assert await process.wait() == 0
+
+    await page.click(".tabs a", "Nodes")
+    await page.sees("td .state", "Available")
+    await agent("pause")
+    try:
+        await page.sees("td", "paused on the machine itself")
+    finally:
+        await agent("resume")
+    await page.sees("td .state", "Available")
 
 
 async def test_a_task_from_start_to_answer(page: Page) -> None:

@@ -176,7 +176,7 @@ async def test_a_running_job_goes_on(start: Start, tmp_path: Path, client: Any) 
     assert await present(client, tested) == set()
 
 
-async def test_a_job_that_ended_meanwhile(start: Start, tmp_path: Path) -> None:
+async def test_a_job_that_ended_meanwhile(start: Start, tmp_path: Path, client: Any) -> None:
     """A job that ended while there was no agent is answered as it ended."""
     host, tested = await start(), revision(mode="job", timeout=20)
     given, heard = offer(tested, "do=slowly&value=1&exit=3"), Heard()
@@ -184,7 +184,8 @@ async def test_a_job_that_ended_meanwhile(start: Start, tmp_path: Path) -> None:
     await heard.until(lambda heard: any(b"begun" in line for _, line in heard.lines))
     await marked(host)
     await crash(host, running)
-    await asyncio.sleep(2)
+    [name] = await present(client, tested)
+    await asyncio.to_thread(client.wait, name, timeout=20)
     host = await start()
     assert host.readopt(given)
     ran = await begin(host, given, tmp_path, readopt=True).run()
@@ -199,7 +200,6 @@ async def test_the_timeout_of_a_job_goes_on(start: Start, tmp_path: Path) -> Non
     given, heard = offer(tested, "do=sleep&value=60"), Heard()
     running = asyncio.create_task(begin(host, given, tmp_path, heard).run())
     await heard.until(lambda heard: bool(heard.lines))
-    await asyncio.sleep(1)
     await marked(host)
     await crash(host, running)
     host = await start()
