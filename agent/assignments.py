@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
@@ -40,6 +41,10 @@ OVERDUE_SECONDS = LEASE_SECONDS
 
 ADOPTION_SECONDS = 60.0
 """The engine must be found within so long of the start, or jobs that may still run on it are given back."""
+
+
+class NothingToAbort(Exception):
+    """Nothing runs for a task; the text is a sentence."""
 
 
 class Assignments:
@@ -266,6 +271,31 @@ class Assignments:
         """End what runs, to give it back."""
         for attempt in self:
             attempt.handle(ts.Aborted())
+
+    async def abort_task(self, task: str) -> list[Attempt]:
+        """End what runs for one task, as the machine's owner wants it, and return when it has ended.
+
+        The task goes back to the dispatcher, which is told with the next session if there is none. What the function
+        answers before it obeys counts.
+
+        Raises:
+            NothingToAbort: Nothing runs for it here.
+        """
+        of_task = [attempt for attempt in self if attempt.lease.task == task]
+        chosen = [attempt for attempt in of_task if attempt.may_be_aborted]
+        if not chosen:
+            here = "has ended, and its end waits for the dispatcher" if of_task else "is not here"
+            raise NothingToAbort(f"task {task} {here}")
+        for attempt in chosen:
+            attempt.handle(ts.Aborted("stopped_by_owner"))
+        while any(attempt.is_working for attempt in chosen):
+            await self._next_change()
+        return chosen
+
+    def time_left(self) -> float:
+        """Give the seconds that what runs may still take at most; without end where nobody can tell yet."""
+        lefts = [attempt.time_left for attempt in self if attempt.is_working]
+        return max((math.inf if left is None else left for left in lefts), default=0.0)
 
     def cancel(self) -> None:
         """End what did not end when it was told to."""

@@ -109,6 +109,16 @@ class Attempt:
         return self.life.state in ts.WORKING | ts.STOPPING
 
     @property
+    def may_be_aborted(self) -> bool:
+        """It has no ending yet that an abort would come too late for."""
+        return self.life.state in ts.BEGINNING or self.is_working
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds that its work may still take at most; None: nobody can tell yet."""
+        return self._invocation.time_left() if self._invocation is not None else None
+
+    @property
     def is_held(self) -> bool:
         """The dispatcher counts on it: its lease is to be renewed."""
         return not self.has_ended and self.life.state is not State.ABANDONING
@@ -122,6 +132,7 @@ class Attempt:
     def status(self) -> AttemptStatus:
         """What people are told of it."""
         progress, pulled, message = self.report.shown if self.report is not None else (None, None, "")
+        left = self.time_left
         return AttemptStatus(
             self.lease.task,
             self.lease.attempt,
@@ -129,6 +140,7 @@ class Attempt:
             self.life.state,
             progress,
             pulled,
+            round(left, 1) if left is not None else None,
             message,
             round(self._workplace.monotonic() - self.since, 1),
         )

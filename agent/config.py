@@ -227,10 +227,11 @@ class StopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``stop``: how the agent ends.
 
     Attributes:
-        grace_period: Seconds for running tasks to finish and outcomes to be delivered, before tasks are given back.
+        grace_period: Seconds that running tasks have to finish and be delivered at most, before they are given back.
+            The agent waits no longer than they need: each ends by its function's own timeout.
     """
 
-    grace_period: Seconds = 30.0
+    grace_period: Seconds = 900.0
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from agent.assignments import NothingToAbort
 from agent.containers.engine import EngineError, EngineUnavailable
 from agent.control_socket import ASK_SECONDS, SOCKET, WORK_SECONDS, Command, Reply, address
-from agent.status import CanaryReport, NodeStatus, Orphan
+from agent.status import AttemptStatus, CanaryReport, NodeStatus, Orphan
 
 log = structlog.get_logger()
 
@@ -34,6 +35,9 @@ class Node(Protocol):
 
     def drain(self) -> None:
         """Finish what runs and begin nothing new."""
+
+    async def abort(self, task: str) -> list[AttemptStatus]:
+        """End what runs for one task, and give it back."""
 
     async def canary(self) -> CanaryReport:
         """Let a container of our own go the whole way of a task."""
@@ -101,7 +105,7 @@ async def _reply(node: Node, line: bytes) -> Reply:
         return Reply(problem=f"not a command: {error}")
     except TimeoutError:
         return Reply(problem=f"not done within {WORK_SECONDS:g} s")
-    except (EngineUnavailable, EngineError, OSError) as error:
+    except (NothingToAbort, EngineUnavailable, EngineError, OSError) as error:
         return Reply(problem=str(error))
     except Exception:
         log.exception("command failed")
@@ -117,6 +121,8 @@ async def _do(node: Node, command: Command) -> Any:
         case "drain":
             node.drain()
             return node.status()
+        case "abort":
+            return await node.abort(command.task)
         case "canary":
             return await node.canary()
         case "pause":

@@ -37,9 +37,10 @@ class CommandFailed(Exception):
 
 
 class Command(Struct, rename="camel", forbid_unknown_fields=True):
-    """One request. `dry_run` is of ``gc``, `seconds` of ``pause``."""
+    """One request. `task` is of ``abort``, `dry_run` of ``gc``, `seconds` of ``pause``."""
 
-    command: Literal["status", "metrics", "drain", "pause", "resume", "gc", "canary"]
+    command: Literal["status", "metrics", "drain", "abort", "pause", "resume", "gc", "canary"]
+    task: str = ""
     dry_run: bool = False
     seconds: float | None = None
 

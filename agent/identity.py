@@ -6,7 +6,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -127,7 +127,8 @@ def _write(file: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as target:
         if os.geteuid() == 0:
             directory = file.parent.stat()
-            os.fchown(descriptor, directory.st_uid, directory.st_gid)
+            with suppress(PermissionError):  # root without CAP_CHOWN, in a container, keeps it
+                os.fchown(descriptor, directory.st_uid, directory.st_gid)
         target.write(content)
         target.flush()
         os.fsync(target.fileno())

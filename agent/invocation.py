@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -25,10 +24,9 @@ from agent.containers.pool import NoRoom
 from agent.containers.server import serve
 from agent.containers.spec import JOB_LOG_MIB
 from agent.protocol import Offer
+from agent.task_state import StopReason
 
 __all__ = ["GaveBack", "Invocation", "Ran", "Report", "StopReason"]
-
-StopReason = Literal["cancelled", "stale", "drained"]
 
 
 class Invocation:
@@ -94,6 +92,10 @@ class Invocation:
             if self._working is not None and not self._working.done():
                 self._stopping = asyncio.create_task(self._stop(self._working))
 
+    def time_left(self) -> float | None:
+        """Seconds until the function has to have ended, at most; None: it does not run yet."""
+        return self._execution.time_left()
+
     async def _stop(self, work: asyncio.Task[Ran | GaveBack]) -> None:
         if await self._execution.signal_end():
             await asyncio.wait({work}, timeout=self._execution.grace)
@@ -104,7 +106,7 @@ class Invocation:
     async def _stopped(self, work: asyncio.Task[Ran | GaveBack]) -> Ran | GaveBack:
         result = None if work.cancelled() else work.result()
         answered = isinstance(result, Ran) and result.outcome.ending == "answered"
-        if self._stop_reason == "drained" and result is not None and answered:
+        if self._stop_reason in {"drained", "stopped_by_owner"} and result is not None and answered:
             return result
         await self._answer.discard()
         if self._stop_reason == "cancelled":

@@ -29,6 +29,7 @@ REASONS = frozenset(
         "no_room",
         "not_privileged",
         "stale",
+        "stopped_by_owner",
     }
 )
 """Why attempts are given back, as it is counted; a reason in other words is an ``other``."""

@@ -23,7 +23,7 @@ import structlog
 
 from agent import __version__
 from agent.admission import Permits, capacity
-from agent.assignments import Assignments
+from agent.assignments import Assignments, NothingToAbort
 from agent.availability import Availability
 from agent.bodies import Bodies
 from agent.capabilities import MIB, Machine
@@ -49,7 +49,7 @@ from agent.protocol import (
     Revision,
 )
 from agent.shutdown import Shutdown
-from agent.status import CanaryReport, NodeStatus, Orphan, PermitStatus, SpoolStatus
+from agent.status import AttemptStatus, CanaryReport, NodeStatus, Orphan, PermitStatus, SpoolStatus
 from agent.vitals import Vitals
 from agent.workplace import Work
 
@@ -138,14 +138,14 @@ class Node:
         """Bytes that an answer may have: until a dispatcher says it, what can be kept."""
         self._told: tuple[list[str], list[str]] = ([], [])
         """Images and warm revisions that the dispatcher knows of."""
-        self._shutdown = Shutdown(config.stop.grace_period, config.containers.stop_grace_max)
+        self._shutdown = Shutdown(config.stop.grace_period, config.containers.stop_grace_max, monotonic)
 
     def stop(self) -> None:
         """Drain and end; asked a second time: abort and end."""
         self._shutdown.ask()
 
     def give_time_to_finish(self, grace_period: float) -> None:
-        """Let running tasks finish for so many seconds when the node is stopped; from the next stop on."""
+        """Let running tasks finish for so many seconds at most when the node is stopped; from the next stop on."""
         self._shutdown.grace_period = grace_period
 
     async def run(self) -> None:
@@ -259,8 +259,11 @@ class Node:
 
     @property
     def stop_seconds(self) -> float | None:
-        """Where it has been told to stop: how long that may take in all."""
-        return self._shutdown.longest + REMOVAL_SECONDS if self._shutdown.asked.is_set() else None
+        """Where it has been told to stop: how long that may still take."""
+        if not self._shutdown.asked.is_set():
+            return None
+        work = self._assignments.time_left() if self._assignments is not None else 0.0
+        return self._shutdown.longest(work) + REMOVAL_SECONDS
 
     def summary(self) -> str:
         """Say in a line how it is."""
@@ -269,6 +272,8 @@ class Node:
         running = self._assignments.running
         work = f"{running} {'task runs' if running == 1 else 'tasks run'}"
         line = f"connected to {self._link.url}" if self._link.is_open else f"no session with {self._link.url}"
+        if (stop_seconds := self.stop_seconds) is not None:
+            return f"{self.phase}: {work}, {line}, ends within {stop_seconds:.0f} s"
         reason = self._availability.reason
         return f"{self.phase}: {work}, {line}" + (f", takes no work: {reason}" if reason else "")
 
@@ -313,6 +318,17 @@ class Node:
         self._availability.block("draining", "drained on the machine itself")
         if self._assignments is not None:
             self._assignments.drain()
+
+    async def abort(self, task: str) -> list[AttemptStatus]:
+        """End what runs for one task, give it back, and say what became of it.
+
+        Raises:
+            NothingToAbort: Nothing runs for it here.
+        """
+        if self._assignments is None:
+            raise NothingToAbort(f"task {task} is not here")
+        self._log.info("task is stopped, as was asked for on this machine", task=task)
+        return [attempt.status for attempt in await self._assignments.abort_task(task)]
 
     async def canary(self) -> CanaryReport:
         """Let a container of our own go the whole way of a task, whether work is taken or not."""

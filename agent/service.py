@@ -38,7 +38,7 @@ class Service(Protocol):
 
     @property
     def stop_seconds(self) -> float | None:
-        """It has been told to stop, which may take so long from the moment of that; None: it has not."""
+        """It has been told to stop, which may take so long from now on; None: it has not."""
 
     def summary(self) -> str:
         """Say in a line how it is."""
@@ -89,8 +89,10 @@ class Reporter:
         self._tell()
         if self._told_ready or self._told_stopping:
             self._manager.alive()
-        else:
+        if not self._told_ready and not self._told_stopping:
             self._manager.more_time(START_SECONDS)
+        elif (stop_seconds := self._service.stop_seconds) is not None:
+            self._manager.more_time(stop_seconds)
 
     def reloaded(self) -> None:
         """Say that a reload, of which the manager was told, is done."""
@@ -98,9 +100,8 @@ class Reporter:
 
     def _tell(self) -> None:
         status = self._service.summary()
-        stop_seconds = self._service.stop_seconds
-        if stop_seconds is not None and not self._told_stopping:
-            self._manager.stopping(status, stop_seconds)
+        if self._service.stop_seconds is not None and not self._told_stopping:
+            self._manager.stopping(status)
             self._told_stopping = True
         elif self._service.is_up and not self._told_ready and not self._told_stopping:
             self._manager.ready(status)

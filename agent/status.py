@@ -26,6 +26,7 @@ class AttemptStatus(Struct, frozen=True, rename="camel"):
         state: As in `agent.task_state.State`.
         progress: Percent that the function said last; None if it said nothing.
         pulled: Bytes of the image that are here, and in all; None where none is pulled.
+        time_left: Seconds that it may still run, at most; None where it does not run.
         seconds: Since the state was entered.
     """
 
@@ -35,6 +36,7 @@ class AttemptStatus(Struct, frozen=True, rename="camel"):
     state: str
     progress: int | None
     pulled: tuple[int, int] | None
+    time_left: float | None
     message: str
     seconds: float
 

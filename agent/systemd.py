@@ -53,9 +53,9 @@ class ServiceManager:
         """Say that settings are read again; `ready` ends it."""
         self._tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
-    def stopping(self, status: str, seconds: float) -> None:
-        """Say that the service ends, and how long that may take."""
-        self._tell(STOPPING="1", STATUS=status, EXTEND_TIMEOUT_USEC=str(int(seconds * 1e6)))
+    def stopping(self, status: str) -> None:
+        """Say that the service ends."""
+        self._tell(STOPPING="1", STATUS=status)
 
     def _tell(self, **lines: str) -> None:
         if not self.listens:

@@ -35,7 +35,7 @@ from msgspec.structs import replace
 
 from agent.protocol import Phase
 
-StopReason: TypeAlias = Literal["cancelled", "stale", "drained"]
+StopReason: TypeAlias = Literal["cancelled", "stale", "drained", "stopped_by_owner"]
 
 
 class State(StrEnum):
@@ -53,7 +53,7 @@ class State(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     ABORTING = "aborting"
-    """The node stops: its work was told to end, and what comes of it still counts."""
+    """The node stops, or its owner wants the task gone: its work was told to end; an answer that comes still counts."""
     ABANDONING = "abandoning"
     """The dispatcher took it away: its work was told to end, and what comes of it does not count."""
     CANCELLING = "cancelling"
@@ -78,6 +78,9 @@ WORKING = frozenset({State.ACCEPTED, State.PULLING, State.STARTING, State.RUNNIN
 
 STOPPING = frozenset({State.ABORTING, State.ABANDONING, State.CANCELLING})
 """Something still runs, and was told to end."""
+
+BEGINNING = frozenset({State.OFFERED, State.HELD, State.INTERRUPTED})
+"""Nothing runs for the attempt, and something may soon."""
 
 ENDED = frozenset({State.ACKNOWLEDGED, State.ABANDONED, State.GIVEN_BACK, State.DECLINED})
 
@@ -194,7 +197,9 @@ class Draining(Struct, frozen=True):
 
 
 class Aborted(Struct, frozen=True):
-    """The node ends what runs."""
+    """The node ends what runs, to give it back."""
+
+    reason: StopReason = "drained"
 
 
 Event: TypeAlias = (
@@ -334,8 +339,10 @@ def _offered(life: Life, event: Event) -> Step:
             return _to(life, State.DECLINED, ReleasePermit(), SendDecline(reason))
         case Abandoned():
             return _to(life, State.ABANDONED, ReleasePermit(), Forget())
-        case Draining() | Aborted():
+        case Draining():
             return _to(life, State.DECLINED, ReleasePermit(), SendDecline("draining"), Forget())
+        case Aborted(reason):
+            return _to(life, State.DECLINED, ReleasePermit(), SendDecline(reason), Forget())
         case _:
             return life, ()
 
@@ -346,8 +353,10 @@ def _held(life: Life, event: Event) -> Step:
             return _to(life, State.ACCEPTED, StartWork())
         case Abandoned():
             return _to(life, State.ABANDONED, ReleasePermit(), Forget())
-        case Draining() | Aborted():
+        case Draining():
             return _give_back(life, "drained", started=False)
+        case Aborted(reason):
+            return _give_back(life, reason, started=False)
         case Overdue():
             return _give_back(life, "was not told to begin", started=False)
         case _:
@@ -360,8 +369,8 @@ def _interrupted(life: Life, event: Event) -> Step:
             return _to(life, State.ACCEPTED, StartWork())
         case NotReadopted(reason):
             return _give_back(life, reason, started=True)
-        case Aborted():
-            return _give_back(life, "drained", started=True)
+        case Aborted(reason):
+            return _give_back(life, reason, started=True)
         case Abandoned():
             return _to(life, State.ABANDONED, ReleasePermit(), Forget())
         case _:
@@ -385,7 +394,9 @@ def _working(life: Life, event: Event) -> Step:
             return _give_back(life, reason, started=started)
         case Abandoned(reason):
             return _to(life, State.CANCELLING if reason == "cancelled" else State.ABANDONING, StopWork(reason))
-        case Aborted() | AcceptNotWritten() if life.state is not State.ABORTING:
+        case Aborted(reason) if life.state is not State.ABORTING:
+            return _to(life, State.ABORTING, StopWork(reason))
+        case AcceptNotWritten() if life.state is not State.ABORTING:
             return _to(life, State.ABORTING, StopWork("drained"))
         case _:
             return life, ()

@@ -29,6 +29,9 @@ class Work(Protocol):
     def stop(self, reason: StopReason) -> None:
         """End it soon; `run` returns."""
 
+    def time_left(self) -> float | None:
+        """Seconds that it may still take at most; None: nobody can tell yet."""
+
 
 class Begin(Protocol):
     """Makes the work of an offer."""

@@ -256,7 +256,7 @@ install_version() {
     # What was not ready before, for want of a dispatcher or an engine, proves nothing of the new version.
     mapfile -t trying < <(units_that_are activating)
     if ((${#active[@]} + ${#trying[@]})); then
-        say "stopping ${active[*]} ${trying[*]}; running tasks may finish …"
+        say "stopping ${active[*]} ${trying[*]}; running tasks may finish (systemctl kill fernd-agent: they are given back) …"
         stop_all
     fi
     switch_to "$new"

@@ -13,7 +13,7 @@ from agent.cli import render
 from agent.cli.agent_settings import NotSetUp, config_option, data_dir_option, load_settings, read_settings
 from agent.cli.doctor import doctor
 from agent.cli.errors import Failed, Unreachable
-from agent.cli.local import drain, gc, metrics, pause, resume, status
+from agent.cli.local import abort, drain, gc, metrics, pause, resume, status
 from agent.cli.options import as_json_option
 from agent.identity import IdentityError
 
@@ -25,7 +25,7 @@ from agent.identity import IdentityError
 def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> None:
     """Run the node daemon until SIGTERM or Ctrl-C.
 
-    The first signal lets running tasks finish within the grace period; a second one gives them back.
+    The first signal lets running tasks finish, a second one gives them back.
     """
     ctx.obj = (config, data_dir)
     if ctx.invoked_subcommand is not None:
@@ -44,7 +44,7 @@ def agent(ctx: click.Context, config: Path | None, data_dir: Path | None) -> Non
     sys.exit(code)
 
 
-for command in (status, metrics, drain, pause, resume, gc, doctor):
+for command in (status, metrics, drain, abort, pause, resume, gc, doctor):
     agent.add_command(command)
 
 

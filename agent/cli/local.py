@@ -73,6 +73,40 @@ def drain(ctx: click.Context, wait: bool, config: Path | None, data_dir: Path | 
         click.echo("drained: nothing runs, and every outcome is delivered")
 
 
+@click.command(epilog="Example: fernd agent abort 6415af5c8e1a2b0001000000, with an id of fernd agent status")
+@click.argument("task", metavar="TASK")
+@config_option
+@data_dir_option
+@as_json_option
+@click.pass_context
+def abort(ctx: click.Context, task: str, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Stop one task on this machine, and give it back. Works without a network.
+
+    Its function is told to end, and is killed after its grace. The dispatcher counts the attempt as lost and queues the
+    task again, as far as the function's retries allow; it may come back to this machine. `fernd agent pause` and
+    `fernd agent drain` keep all tasks away.
+    """
+    found = _ask(_data_dir(ctx, config, data_dir), "abort", task=task)
+    if as_json:
+        render.document(found)
+    else:
+        click.echo("\n".join(_aborted(attempt) for attempt in found))
+
+
+def _aborted(attempt: dict[str, Any]) -> str:
+    """Say what became of an attempt that was to be aborted."""
+    said = f"task {attempt['task']}, attempt {attempt['attempt']}: "
+    match attempt["state"]:
+        case "given_back" | "declined":
+            return said + "stopped and given back"
+        case "giving_back":
+            return said + "stopped; it is given back as soon as there is a dispatcher"
+        case "abandoned":
+            return said + "stopped; it was not this node's any more"
+        case _:
+            return said + "it came to its own end before it was stopped"
+
+
 @click.command(epilog="Example: fernd agent pause --for 2h")
 @click.option("--for", "duration", callback=seconds, metavar="TIME", help="Such as 30m or 2h; else until resumed.")
 @config_option
@@ -135,11 +169,11 @@ def _data_dir(ctx: click.Context, config: Path | None, data_dir: Path | None) ->
     return node_directory(load_settings(config or outer_config, data_dir or outer_data_dir)[1])
 
 
-def _ask(data_dir: Path, command: Any, *, dry_run: bool = False, seconds: float | None = None) -> Any:
+def _ask(data_dir: Path, command: Any, **arguments: Any) -> Any:
     from agent import control_socket  # noqa: PLC0415 - only when it runs
 
     try:
-        return asyncio.run(control_socket.ask(data_dir, control_socket.Command(command, dry_run, seconds)))
+        return asyncio.run(control_socket.ask(data_dir, control_socket.Command(command, **arguments)))
     except control_socket.NotRunning as error:
         raise Unreachable(str(error)) from None
     except control_socket.CommandFailed as error:

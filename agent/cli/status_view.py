@@ -39,7 +39,7 @@ def _fields(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    headings = ("task", "attempt", "function", "state", "progress", "message", "seconds")
+    headings = ("task", "attempt", "function", "state", "progress", "message", "seconds", "time left")
     return headings, [
         (
             task["task"],
@@ -49,6 +49,7 @@ def _tasks(tasks: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[Any
             _progress(task),
             task["message"],
             f"{task['seconds']:.1f}",
+            _amount(task["timeLeft"], "s"),
         )
         for task in tasks
     ]

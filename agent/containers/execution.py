@@ -167,6 +167,17 @@ class Execution:
         """Seconds between the signal to the function and its kill."""
         return min(float(self.revision.grace), self.host.config.stop_grace_max)
 
+    def time_left(self) -> float | None:
+        """Seconds until the function has to have ended, with the grace after its timeout; None: it does not run yet.
+
+        Where containers stand still, so does this.
+        """
+        if self._phase == "uploading":
+            return 0.0
+        if self._phase != "running":
+            return None
+        return max(0.0, self.revision.timeout + self.grace - (self._now() - self._phase_begun))
+
     async def signal_end(self) -> bool:
         """Tell the function to end; False where nobody would hear it, or others would.
 

@@ -8,14 +8,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from agent.calls import Calls
 from agent.capabilities import Machine
 from agent.config import AgentConfig, AvailabilityConfig, CapacityConfig, ContainersConfig, JournalConfig, StopConfig
 from agent.containers.engine import EngineUnavailable
 from agent.containers.engine_values import failure_of
-from agent.invocation import GaveBack, Ran, Report
+from agent.invocation import GaveBack, Ran, Report, StopReason
 from agent.journal import Journal
 from agent.node import Node, Phase
 from agent.protocol import (
@@ -57,6 +56,7 @@ class Function:
         self.report = report
         self.stopped: str | None = None
         self.obeys = True
+        self.seconds_left: float | None = None
         self._end: asyncio.Future[Ran | GaveBack] = asyncio.get_running_loop().create_future()
 
     def end(self, end: Ran | GaveBack | Exception) -> None:
@@ -68,7 +68,10 @@ class Function:
     async def run(self) -> Ran | GaveBack:
         return await self._end
 
-    def stop(self, reason: Literal["cancelled", "stale", "drained"]) -> None:
+    def time_left(self) -> float | None:
+        return self.seconds_left
+
+    def stop(self, reason: StopReason) -> None:
         self.stopped = reason
         if self.obeys and not self._end.done():
             self._end.set_result(GaveBack(reason, started=True))

@@ -193,6 +193,62 @@ async def test_a_drained_node_stays_up_and_takes_nothing_new(
     assert session.ws.closed is False
 
 
+async def test_a_task_that_the_owner_stops_goes_back(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """Its work alone is told to end, the dispatcher hears who wanted it, and the node goes on taking work."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    await session.send(Offer(1, lease(1), REVISION), Offer(2, lease(2), REVISION))
+    functions = {each.offer.lease: each for each in [await running.function(), await running.function()]}
+    stopped, other = sorted(functions, key=lambda lease: lease.task)
+    functions[stopped].seconds_left = 12.34
+    shown = json.loads((await run(tmp_path, "status", "--json")).output)["tasks"]
+    assert {task["task"]: task["timeLeft"] for task in shown} == {stopped.task: 12.3, other.task: None}
+    done = await run(tmp_path, "abort", stopped.task)
+    assert (done.exit_code, done.output) == (0, f"task {stopped.task}, attempt 1: stopped and given back\n")
+    given_back = await session.expect(GiveBack)
+    assert (given_back.lease, given_back.reason, given_back.started) == (stopped, "stopped_by_owner", True)
+    assert (given_back.credit.slots, functions[other].stopped) == (2, None)
+
+    functions[other].obeys = False
+    aborting = asyncio.create_task(run(tmp_path, "abort", other.task))
+    while functions[other].stopped is None:
+        await asyncio.sleep(0.01)
+    functions[other].end(answered(other))
+    assert (await session.expect(Outcome)).lease == other
+    assert (await aborting).output.endswith("it came to its own end before it was stopped\n")
+    done = await run(tmp_path, "abort", other.task)
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"error: task {other.task} has ended, and its end waits for the dispatcher\n",
+    )
+    await session.send(OutcomeAck(other, recorded=True))
+    await session.expect(NodeHeartbeat, lambda message: not message.leases)
+    assert (await run(tmp_path, "abort", other.task)).stderr == f"error: task {other.task} is not here\n"
+
+
+async def test_a_task_can_be_stopped_while_the_node_is_cut_off(
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+) -> None:
+    """Nobody has to be asked, and the dispatcher hears of it as soon as there is one again."""
+    running = start()
+    await serve(running)
+    session = await ready(dispatcher)
+    of = lease(1)
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    await session.ws.close()
+    session = await dispatcher.session()  # of a dispatcher that says nothing yet
+    done = await run(tmp_path, "abort", of.task)
+    said = "stopped; it is given back as soon as there is a dispatcher"
+    assert (done.exit_code, done.output) == (0, f"task {of.task}, attempt 1: {said}\n")
+    assert function.stopped == "stopped_by_owner"
+    await session.welcome()
+    assert (await session.expect(GiveBack)).reason == "stopped_by_owner"
+
+
 async def test_gc_lists_and_removes_what_nobody_needs(
     dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
 ) -> None:

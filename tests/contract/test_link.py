@@ -626,6 +626,34 @@ async def test_an_abort_gives_back_what_runs(
     assert running.containers.removed
 
 
+async def test_a_drain_takes_the_time_that_its_work_needs(dispatcher: Dispatcher, start: StartNode) -> None:
+    """The node says so, and no longer waits for it when it has ended; without a deadline the grace period holds."""
+    running = start(grace=600.0)
+    session = await ready(dispatcher)
+    of = lease()
+    await session.send(Offer(1, of, REVISION))
+    function = await running.function()
+    assert running.node.stop_seconds is None
+    running.node.stop()
+    await session.expect(NodeHeartbeat, lambda heartbeat: heartbeat.reason == "draining")
+    assert 600 < told(running) < 800
+    function.seconds_left = 300.0
+    assert 300 < told(running) < 500
+    function.end(answered(of))
+    await session.expect(Outcome)
+    assert told(running) < 200
+    await session.send(OutcomeAck(of, recorded=True))
+    await running.ended()
+
+
+def told(running: Running) -> float:
+    """The seconds that a node which stops asks for."""
+    seconds = running.node.stop_seconds
+    assert seconds is not None
+    assert running.node.summary().endswith(f", ends within {seconds:.0f} s")
+    return seconds
+
+
 async def test_an_outcome_that_nobody_acknowledged_outlives_the_agent(
     dispatcher: Dispatcher, start: StartNode, tmp_path: Path
 ) -> None:

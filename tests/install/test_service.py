@@ -55,8 +55,8 @@ def installed(
 def test_it_takes_work(installed: Machine) -> None:
     """READY came when the node had joined and its engine answered; a task runs, and systemd shows how it is."""
     assert node.invoke(installed, "hello") == "hello"
-    status = installed.run("systemctl show --property StatusText --value fernd-agent").strip()
-    assert status == "ready: 0 tasks run, connected to http://127.0.0.1:7070"
+    status = "ready: 0 tasks run, connected to http://127.0.0.1:7070"
+    installed.until(f"[[ $(systemctl show --property StatusText --value fernd-agent) == '{status}' ]]")
     installed.until("systemctl show --property StatusText --value fernd-dispatcher | grep '1 nodes connected'")
 
 
@@ -72,9 +72,11 @@ def test_neither_is_root(installed: Machine, measured: Measured) -> None:
 
 
 def test_the_journal_has_fields(installed: Machine) -> None:
-    """The lines of one task are found by its id."""
-    task = node.begin(installed, "sleep 3")
-    node.wait_finished(installed, task)
+    """The lines of one task are found by its id: here what its machine's owner did to it."""
+    task = node.begin(installed, "sleep 30")
+    said = installed.run(f"fernd agent abort {task} --data-dir /var/lib/fernd")
+    assert said == f"task {task}, attempt 1: stopped and given back\n"
+    installed.run(node.CLIENT + f"fernd task cancel {task}")
     installed.until(f"journalctl --output cat FERND_TASK={task} | grep .")
     entry = installed.run(f"journalctl --output json FERND_TASK={task} --lines 1")
     assert '"PRIORITY"' in entry
@@ -142,15 +144,28 @@ def test_reload_and_stop_under_load(installed: Machine, measured: Measured) -> N
 
 
 def test_a_long_drain_is_waited_for(installed: Machine) -> None:
-    """A grace period beyond the unit's own stop time holds: the agent asks systemd for the time."""
-    installed.run("printf '[stop]\\ngrace_period = 60\\n' >/etc/fernd/stop.toml")
+    """What runs may end by its own timeout, beyond the unit's own stop time: the agent asks systemd for the time."""
     change_unit(installed, "TimeoutStopSec=5")
     task = node.begin(installed, "sleep 15")
     installed.run("systemctl stop fernd-agent")
     found = node.shown(installed, task)
     assert (found["state"], found["status"], found["attempt"]) == ("finished", 200, 1)
-    installed.run("rm /etc/fernd/stop.toml")
     change_unit(installed)
+
+
+def test_a_stop_is_hurried_by_a_second_signal(installed: Machine, measured: Measured) -> None:
+    """Whoever cannot wait for a task of 40 s sends it back with a signal, and the stop that waits is over."""
+    task = node.begin(installed, "sleep 40")
+    begun = time.monotonic()
+    installed.run("systemctl stop --no-block fernd-agent")
+    installed.until("systemctl show --property StatusText --value fernd-agent | grep 'draining: 1 task runs'")
+    installed.run("systemctl kill --kill-whom=main fernd-agent")
+    installed.until("[[ $(systemctl is-active fernd-agent) == inactive ]]")
+    measured("stop under load, hurried by a second signal", time.monotonic() - begun)
+    assert time.monotonic() - begun < 30
+    assert node.shown(installed, task)["state"] == "queued"
+    installed.run("systemctl start fernd-agent")
+    assert node.wait_finished(installed, task)["attempt"] == 2
 
 
 def test_upgrade_under_load(installed: Machine, measured: Measured) -> None:

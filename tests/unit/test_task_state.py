@@ -67,6 +67,7 @@ ANY_EVENT: st.SearchStrategy[Event] = st.one_of(
             Acknowledged(),
             Draining(),
             Aborted(),
+            Aborted("stopped_by_owner"),
         ]
     ),
     st.builds(PhaseEntered, st.sampled_from(["pulling", "starting", "running", "uploading"])),
@@ -152,6 +153,25 @@ def test_an_outcome_that_comes_during_an_abort_counts() -> None:
     life, done = live(Life(), [AcceptWritten(), Aborted(), Aborted(), WorkRan(upload=False)])
     assert life.state is State.SPOOLING
     assert [action for _, action in done].count(StopWork("drained")) == 1
+
+
+def test_what_the_machines_owner_stops_is_given_back_with_that_reason() -> None:
+    """Before it begins it is declined or given back as not begun; later its work is told to end, once."""
+    stopped = Aborted("stopped_by_owner")
+    declined, done = live(Life(), [stopped, AcceptWritten()])
+    assert declined.state is State.DECLINED
+    assert SendDecline("stopped_by_owner") in [action for _, action in done]
+    held, done = live(Life(hold=True), [AcceptWritten(), stopped])
+    assert held.state is State.GIVING_BACK
+    assert KeepGiveBack("stopped_by_owner", started=False) in [action for _, action in done]
+    interrupted, actions = step(Life(State.INTERRUPTED), stopped)
+    assert interrupted.state is State.GIVING_BACK
+    assert KeepGiveBack("stopped_by_owner", started=True) in actions
+    working, done = live(Life(), [AcceptWritten(), stopped, stopped, Aborted()])
+    assert working.state is State.ABORTING
+    assert [action for _, action in done if isinstance(action, StopWork)] == [StopWork("stopped_by_owner")]
+    delivering, _ = live(Life(), [AcceptWritten(), WorkRan(upload=False), Spooled()])
+    assert step(delivering, stopped) == (delivering, ()), "what has ended is delivered"
 
 
 def test_an_interrupted_job_goes_on_only_if_its_container_is_there() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from agent.containers.engine import EngineError, EngineUnavailable, NotAsked
 from agent.containers.engine_http import CALLS
-from agent.invocation import GaveBack, Ran
+from agent.invocation import GaveBack, Ran, StopReason
 from agent.protocol import INLINE_LIMIT, Outcome, Revision
 from tests.contract.containers.calls import (
     ENTRYPOINT_IMAGE,
@@ -208,19 +208,24 @@ async def test_the_operator_bounds_the_grace(call: Caller) -> None:
         assert isinstance(await running, Ran)
 
 
-async def test_drained_while_it_runs(call: Caller) -> None:
-    """A task that drains goes back and counts as started, unless its answer comes within the grace."""
-    tested, heard = revision(env={"STUBBORN": "1"}), Heard()
+@pytest.mark.parametrize("reason", ["drained", "stopped_by_owner"])
+async def test_stopped_while_it_runs(call: Caller, reason: StopReason) -> None:
+    """A task that the node stops goes back and counts as started, unless its answer comes within the grace."""
+    tested, heard = revision(timeout=60, grace=3, env={"STUBBORN": "1"}), Heard()
     invocation = call.prepare(tested, "do=sleep&value=30", heard=heard)
+    assert invocation.time_left() is None, "nobody can tell before it runs"
     running = asyncio.create_task(invocation.run())
     await heard.until(lambda heard: bool(heard.lines))
-    invocation.stop("drained")
-    assert await running == GaveBack("drained", started=True)
+    left = invocation.time_left()
+    assert left is not None
+    assert 50 < left < 60 + 3
+    invocation.stop(reason)
+    assert await running == GaveBack(reason, started=True)
 
     invocation = call.prepare(tested, "do=sleep&value=0.5", heard=(again := Heard()))
     running = asyncio.create_task(invocation.run())
     await again.until(lambda heard: bool(heard.lines))
-    invocation.stop("drained")
+    invocation.stop(reason)
     result = await running
     assert isinstance(result, Ran)
     assert result.outcome.body == b"slept"
