@@ -25,6 +25,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from agent.backoff import full_jitter, retry_after
 from agent.protocol import LEASE_HEADER, OFFSET_HEADER, SHA256_HEADER, SIZE_HEADER, Lease
+from agent.proxies import way_to
 
 CONNECT_SECONDS = 15.0
 SILENCE_SECONDS = 60.0
@@ -152,8 +153,9 @@ class Bodies:
         """Fetch what is missing. What came until a connection broke is in the file."""
         have = target.tell()
         headers = self._headers(lease) | ({"Range": f"bytes={have}-"} if have else {})
+        address = self._address(lease, "input")
         async with self._http.get(
-            self._address(lease, "input"), headers=headers, timeout=_timeout(), allow_redirects=False
+            address, headers=headers, timeout=_timeout(), allow_redirects=False, **way_to(address)
         ) as response:
             if response.status == 200 and have:  # the whole of it
                 await _write(target, b"", restart=True)
@@ -169,8 +171,9 @@ class Bodies:
 
     async def _offset(self, lease: Lease) -> int | Upload:
         """Ask how much of a result is there already."""
+        address, headers = self._address(lease, "result"), self._headers(lease)
         async with self._http.head(
-            self._address(lease, "result"), headers=self._headers(lease), timeout=_timeout(), allow_redirects=False
+            address, headers=headers, timeout=_timeout(), allow_redirects=False, **way_to(address)
         ) as response:
             if response.status == 200:
                 kept = response.headers.get(OFFSET_HEADER, "0")
@@ -187,15 +190,17 @@ class Bodies:
         }
         if not await asyncio.to_thread(_has_size, file, size):
             return Upload.LOST
+        address = self._address(lease, "result")
         async with (
             _opened(file, "rb") as source,
             asyncio.timeout(SILENCE_SECONDS) as silence,
             self._http.put(
-                self._address(lease, "result"),
+                address,
                 headers=headers,
                 data=_Part(source, offset, size, silence),
                 timeout=_timeout(size),
                 allow_redirects=False,
+                **way_to(address),
             ) as response,
         ):
             match response.status:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from agent import identity
 from agent.identity import Identity
+from agent.proxies import way_to
 
 ANSWER_SECONDS = 15.0
 
@@ -69,7 +70,8 @@ async def _first_answer(http: aiohttp.ClientSession, node: Identity, token: str,
 
 async def _ask(http: aiohttp.ClientSession, url: str, token: str, description: str) -> str:
     headers = {"Authorization": f"Bearer {token}"}
-    async with http.post(url, json={"description": description}, headers=headers, allow_redirects=False) as response:
+    wanted = {"description": description}
+    async with http.post(url, json=wanted, headers=headers, allow_redirects=False, **way_to(url)) as response:
         content = await response.read()
         if response.status == 201:
             try:

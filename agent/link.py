@@ -19,6 +19,7 @@ import structlog
 from agent.backoff import full_jitter, retry_after
 from agent.metrics import Metrics
 from agent.protocol import FRAME_LIMIT, HEARTBEAT_SECONDS, SUBPROTOCOL, NodeGoodbye, NodeMessage
+from agent.proxies import way_to
 from agent.round_trip import RoundTrips
 from agent.session import Node, Session
 from agent.vitals import Vitals
@@ -177,6 +178,7 @@ class Link:
                     headers={"Authorization": self._authorization},
                     max_msg_size=FRAME_LIMIT,
                     compress=0,
+                    **way_to(url),
                     timeout=aiohttp.ClientWSTimeout(ws_close=LEAVE_SECONDS),
                 )
         except aiohttp.WSServerHandshakeError as error:

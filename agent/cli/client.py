@@ -16,6 +16,7 @@ from yarl import URL
 
 from agent.cli.errors import Refused, Unreachable, refusal
 from agent.cli.profile import Endpoint
+from agent.proxies import way_to
 
 CONNECT_SECONDS = 10.0
 
@@ -84,7 +85,13 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
         try:
             async with self._session.request(
-                method, url, headers=headers, data=body, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                data=body,
+                timeout=timeout,
+                allow_redirects=False,
+                **way_to(address),
             ) as response:
                 yield response
         except aiohttp.ClientConnectorError as error:

@@ -7,8 +7,7 @@ import os
 import socket
 import ssl
 import time
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from agent.doctor.findings import Finding
+from agent.proxies import way_to
 
 SECONDS = 5.0
 """For each name, and for each dispatcher to answer."""
@@ -25,11 +25,11 @@ CLOCK_FAILED = 60.0
 """A certificate that was just made is not valid yet for a clock that is so far behind."""
 
 
-async def look_at(urls: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[Finding]:
+async def look_at(urls: Sequence[str]) -> list[Finding]:
     """Look at the line to dispatchers, one of which is enough."""
-    names = [await _name(url) for url in urls]
+    names = [await _name(way_to(url)["proxy"] or url) for url in urls]
     answers, clock = await _answers(urls)
-    return [_of_all("dns", names), proxy(environ), _certificates(urls), _of_all("dispatcher", answers), clock]
+    return [_of_all("dns", names), proxy(urls), _certificates(urls), _of_all("dispatcher", answers), clock]
 
 
 def _of_all(check: str, findings: Sequence[Finding]) -> Finding:
@@ -63,36 +63,31 @@ async def _name(url: str) -> Finding:
     )
 
 
-def proxy(environ: Mapping[str, str] = os.environ) -> Finding:
-    """Say which proxies are set. Their passwords are not shown."""
-    proxies = urllib.request.getproxies_environment() if environ is os.environ else _proxies(environ)
-    found = {scheme: urlsplit(url) for scheme, url in proxies.items() if scheme in {"http", "https", "all"}}
-    if not found:
-        return Finding("proxy", "ok", "none is set")
-    seen = ", ".join(f"{scheme} by {parts.hostname}:{parts.port}" for scheme, parts in sorted(found.items()))
-    return Finding(
-        "proxy",
-        "warning",
-        f"{seen}; the agent does not use it for its session",
-        "let the dispatcher be reached directly; pulls take the proxy of the engine's own settings",
-    )
-
-
-def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    suffix = "_proxy"
-    return {
-        name.lower().removesuffix(suffix): value
-        for name, value in environ.items()
-        if name.lower().endswith(suffix) and value
-    }
+def proxy(urls: Sequence[str]) -> Finding:
+    """Say which dispatchers are spoken to through a proxy."""
+    ways = {url: urlsplit(way) for url in urls if (way := way_to(url)["proxy"]) is not None}
+    if not ways:
+        return Finding("proxy", "ok", "none is used")
+    seen = "; ".join(f"{url} by {way.netloc}" for url, way in ways.items())
+    if any(way.scheme not in {"http", "https"} for way in ways.values()):
+        cure = "name an HTTP proxy in HTTPS_PROXY, or let NO_PROXY name the dispatcher"
+        return Finding("proxy", "failed", f"{seen}; this is no HTTP proxy", cure)
+    if any(url.startswith("http:") for url in ways):
+        cure = "give the dispatcher an https address, or let NO_PROXY name it"
+        return Finding("proxy", "warning", f"{seen}; without TLS a session seldom gets through one", cure)
+    return Finding("proxy", "ok", seen)
 
 
 def _certificates(urls: Sequence[str]) -> Finding:
-    paths = ssl.get_default_verify_paths()
-    known = len(ssl.create_default_context().get_ca_certs())
-    place = paths.cafile or paths.capath
     if not any(url.startswith("https:") for url in urls):
         return Finding("ca", "ok", "not needed: no dispatcher is spoken to with TLS")
+    paths = ssl.get_default_verify_paths()
+    named = os.environ.get(paths.openssl_cafile_env)
+    if named and paths.cafile is None:
+        cure = "put the authorities' certificates there, for the agent's user to read"
+        return Finding("ca", "failed", f"{paths.openssl_cafile_env}: {named} is not there", cure)
+    known = len(ssl.create_default_context().get_ca_certs())
+    place = paths.cafile or paths.capath
     if not known and not paths.capath:
         return Finding("ca", "failed", "no authority is trusted", "install ca-certificates, or set SSL_CERT_FILE")
     return Finding("ca", "ok", f"{known or 'those of'} authorities, of {place}")
@@ -116,7 +111,7 @@ async def _ask(http: aiohttp.ClientSession, url: str) -> tuple[Finding, float | 
     cure = "see that the dispatcher runs, and that its address and port can be reached from here"
     told = None
     try:
-        async with http.get(f"{url}/readyz", allow_redirects=False) as response:
+        async with http.get(f"{url}/readyz", allow_redirects=False, **way_to(url)) as response:
             took = (time.monotonic() - begun) * 1000
             told = _offset(response.headers.get("Date"), sent, time.time())
             if response.status == 200:

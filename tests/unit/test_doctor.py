@@ -74,15 +74,6 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.state, found.cure) == ("failed", "make room")
 
 
-def test_a_proxys_password_is_not_shown() -> None:
-    """Of a proxy its scheme, host and port are said."""
-    found = line.proxy({"HTTPS_PROXY": "http://me:secret@proxy.example:3128", "no_proxy": "localhost"})
-    assert found.state == "warning"
-    assert "https by proxy.example:3128" in found.seen
-    assert "secret" not in found.seen + found.cure
-    assert line.proxy({}).state == "ok"
-
-
 @pytest.mark.parametrize(("ahead", "state"), [(0, "ok"), (10, "warning"), (-10, "warning"), (300, "failed")])
 def test_whose_clock_is_right(ahead: int, state: str) -> None:
     """Whole seconds are all that an answer tells, so a difference counts when it is sure."""
