@@ -46,7 +46,6 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._endpoint.token}"},
             # A result is handed on as the function made it: nothing is unpacked, nothing asked for packed.
             auto_decompress=False,
             skip_auto_headers=("Accept-Encoding", "Content-Type"),
@@ -80,6 +79,8 @@ class Client:
             Unreachable: There is no connection, or it broke.
         """
         address = self._endpoint.url
+        # Not among the session's own headers: a proxy would be told those too.
+        credentials = {"Authorization": f"Bearer {self._endpoint.token}"}
         path = "/".join(_encoded(segment) for segment in segments)
         url = URL(f"{address}/v1/{path}" + (f"?{query}" if query else ""), encoded=True)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
@@ -87,7 +88,7 @@ class Client:
             async with self._session.request(
                 method,
                 url,
-                headers=headers,
+                headers=credentials | dict(headers or {}),
                 data=body,
                 timeout=timeout,
                 allow_redirects=False,

@@ -25,6 +25,9 @@ CLOCK_FAILED = 60.0
 """A certificate that was just made is not valid yet for a clock that is so far behind."""
 
 
+_PROXY_CURE = "check HTTPS_PROXY with its name and password, or let NO_PROXY name the dispatcher"
+
+
 async def look_at(urls: Sequence[str]) -> list[Finding]:
     """Look at the line to dispatchers, one of which is enough."""
     names = [await _name(way_to(url)["proxy"] or url) for url in urls]
@@ -122,6 +125,12 @@ async def _ask(http: aiohttp.ClientSession, url: str) -> tuple[Finding, float | 
     except aiohttp.ClientConnectorCertificateError as error:
         why = f"its certificate is not trusted: {error.certificate_error}"
         cure = "install the authority's certificate (update-ca-certificates), or set SSL_CERT_FILE; check the clock"
+    except aiohttp.ClientProxyConnectionError as error:
+        why, cure = f"the proxy cannot be reached: {error.os_error.strerror}", _PROXY_CURE
+    except aiohttp.ClientHttpProxyError as error:
+        why, cure = f"the proxy answered {error.status}", _PROXY_CURE
+    except aiohttp.ClientConnectorError as error:
+        why = error.os_error.strerror or str(error)
     except (aiohttp.ClientError, OSError) as error:
         why = str(error)
     return Finding("dispatcher", "failed", f"{url}: {why}", cure), told

@@ -71,7 +71,8 @@ def disk(name: str, path: Path, cure: str) -> Finding:
     except OSError as error:
         return Finding(check, "skipped", f"{place} cannot be looked at: {error.strerror}")
     free, inodes = found.f_bavail * found.f_frsize, found.f_favail
-    seen = f"{free / MIB / 1024:.1f} GiB" + (f" and {inodes} inodes" if found.f_files else "") + f" free at {place}"
+    room = f"{free / MIB / 1024:.1f} GiB" if free >= LITTLE_DISK else f"{free // MIB} MiB"
+    seen = room + (f" and {inodes} inodes" if found.f_files else "") + f" free at {place}"
     few = found.f_files > 0 and inodes < FEW_INODES * found.f_files
     if free < NO_DISK or (found.f_files > 0 and inodes < 100):
         return Finding(check, "failed", seen, cure)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import identity
 from tests import images
 from tests.chaos.programs import Agent, Dispatcher
 from tests.e2e.test_service import join_token
@@ -34,16 +35,20 @@ class Proxy:
 
     Attributes:
         asked: What was asked for, in order: host and port.
+        heard: All requests, with their headers.
     """
 
     def __init__(self, target: int) -> None:
         self.asked: list[str] = []
+        self.heard = b""
         self.url = ""
         self._target = target
         self._expected = b"Basic " + base64.b64encode(b"me:secret")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request, *headers = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        whole = await reader.readuntil(b"\r\n\r\n")
+        self.heard += whole
+        request, *headers = whole.split(b"\r\n")
         method, host, _ = request.split(b" ")
         if b"Proxy-Authorization: " + self._expected not in headers:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
@@ -139,16 +144,23 @@ async def test_all_that_a_node_says_goes_through_the_proxy(
     finally:
         await agent.close()
     assert set(proxy.asked) == {f"{NAME}:443"}
+    for secret in (dispatcher.token, identity.load_credential(agent.directory)):
+        assert secret.encode() not in proxy.heard
 
 
 async def test_what_is_wrong_on_the_way_is_said(
     proxy: Proxy, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that wants another password, an authority that is not trusted, and a file of one that is not there."""
+    """A proxy that is away or wants another password, an authority that is not trusted or whose file is not there."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    trusted = str(certificates / "ca.pem")
+    trusted, wrong = str(certificates / "ca.pem"), proxy.url.replace("secret", "guessed")
     for environ, check, words in (
-        ({"HTTPS_PROXY": proxy.url.replace("secret", "guessed"), "SSL_CERT_FILE": trusted}, "dispatcher", "407"),
+        (
+            {"HTTPS_PROXY": wrong, "SSL_CERT_FILE": trusted},
+            "dispatcher",
+            "proxy answered 407",
+        ),
+        ({"HTTPS_PROXY": "http://me:secret@127.0.0.1:1"}, "dispatcher", "the proxy cannot be reached: "),
         ({"HTTPS_PROXY": proxy.url}, "dispatcher", "not trusted"),
         ({"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": "/nowhere/ca.pem"}, "ca", "/nowhere/ca.pem is not there"),
     ):

@@ -19,21 +19,28 @@ def wheels(directory: Path) -> Path:
     return directory
 
 
+def package(directory: Path, tree: Path = ROOT) -> Path:
+    """Build the Debian package of a tree, for this machine's architecture."""
+    done = subprocess.run(
+        [str(tree / "deploy/build-deb.sh"), "", str(directory)], check=True, capture_output=True, text=True
+    )
+    return Path(done.stdout.strip())
+
+
+def later_package(directory: Path, version: str) -> Path:
+    """Build a package of this tree under another version."""
+    tree = _tree(directory / f"{version}.tree", version)
+    (tree / ".venv").symlink_to(ROOT / ".venv")
+    return package(directory, tree)
+
+
 def later(before: Path, directory: Path, version: str, *, sound: bool = True) -> Path:
     """Make wheels like those of ``before``, with a fernd of another version.
 
     Args:
         sound: Its agent can start.
     """
-    tree = directory.with_name(directory.name + ".tree")
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, tree / part)
-    _replace(tree / "pyproject.toml", 'version = "0.1.0"', f'version = "{version}"')
-    _replace(tree / "agent/__init__.py", '"0.1.0"', f'"{version}"')
+    tree = _tree(directory.with_name(directory.name + ".tree"), version)
     if not sound:
         _replace(
             tree / "agent/daemon.py", "import asyncio\n", 'import asyncio\nraise SystemExit("this build is broken")\n'
@@ -42,6 +49,20 @@ def later(before: Path, directory: Path, version: str, *, sound: bool = True) ->
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     return directory
+
+
+def _tree(tree: Path, version: str) -> Path:
+    """Copy this tree, as another version."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            tree.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, tree / part)
+    _replace(tree / "pyproject.toml", 'version = "0.1.0"', f'version = "{version}"')
+    _replace(tree / "agent/__init__.py", '"0.1.0"', f'"{version}"')
+    return tree
 
 
 def _replace(file: Path, old: str, new: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +15,17 @@ pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.install, pytest.
 
 
 @pytest.fixture(scope="module")
-def package(bundle: Path) -> Path:
-    """The package of this tree, where machines find it."""
-    subprocess.run([str(build.ROOT / "deploy/build-deb.sh")], check=True, stdout=subprocess.DEVNULL)
-    [made] = (build.ROOT / "dist").glob("fernd_*_amd64.deb")
-    target = bundle / "fernd.deb"
-    target.write_bytes(made.read_bytes())
-    return target
+def packages(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The package of this tree and one of a later version, where machines find them."""
+    work = tmp_path_factory.mktemp("packages")
+    build.package(work).rename(bundle / "fernd.deb")
+    build.later_package(work, "0.1.1").rename(bundle / "later.deb")
 
 
-@pytest.mark.usefixtures("function_image", "package")
+@pytest.mark.usefixtures("function_image", "packages")
 @pytest.mark.parametrize(("suite", "more"), [("bookworm", ""), ("trixie", ",docker-cli")])
 def test_the_life_of_a_package(suite: str, more: str, bundle: Path, measured: Callable[[str, object], None]) -> None:
-    """It makes its environment without a network, survives an upgrade under the service, and leaves nothing."""
+    """It makes its environment without a network; upgrade and downgrade lose no task that runs; it leaves nothing."""
     image = root_image("prepared" if suite == "bookworm" else suite, PREPARED + more, suite)
     with Machine(image, "none", {bundle: "/bundle:ro"}) as machine:
         live(machine, suite, measured)
@@ -50,14 +47,21 @@ def live(machine: Machine, suite: str, measured: Callable[[str, object], None]) 
     node.add_function(machine)
     assert node.invoke(machine, "packaged") == "packaged"
 
-    # What an upgrade does: the postinst of a package with other wheels, while the services run.
-    task, pid = node.begin(machine, "sleep 8"), node.agent_pid(machine)
-    machine.run("cp /bundle/later/fernd-*.whl /usr/lib/fernd/wheels/; dpkg-reconfigure --frontend noninteractive fernd")
-    assert node.agent_pid(machine) != pid
-    assert node.shown(machine, task)["status"] == 200
-    assert machine.run("fernd --version").strip() == "fernd 0.1.1"
-    assert node.invoke(machine, "upgraded") == "upgraded"
-    machine.run("rm /usr/lib/fernd/wheels/fernd-0.1.1-*")
+    for change, file, version in (("upgrade", "later.deb", "0.1.1"), ("downgrade", "fernd.deb", "0.1.0")):
+        task, pid = node.begin(machine, "sleep 8"), node.agent_pid(machine)
+        begun = time.monotonic()
+        machine.run(f"dpkg --install /bundle/{file}")
+        measured(f"{suite}: {change} by dpkg --install, under a task of 8 s", time.monotonic() - begun)
+        assert node.agent_pid(machine) != pid
+        found = node.shown(machine, task)
+        assert (found["state"], found["status"], found["attempt"]) == ("finished", 200, 1)
+        assert machine.run("fernd --version").strip() == f"fernd {version}"
+        assert (
+            machine.run("dpkg-query --show --showformat='${Version} ${db:Status-Status}' fernd")
+            == f"{version} installed"
+        )
+        assert machine.run("ls /opt/fernd/versions | wc -l").strip() == "1"
+        assert node.invoke(machine, change) == change
 
     begun = time.monotonic()
     machine.run("dpkg --remove fernd")

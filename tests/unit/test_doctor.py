@@ -72,6 +72,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "NO_DISK", 1 << 62)
     found = machine.disk("data", tmp_path, "make room")
     assert (found.state, found.cure) == ("failed", "make room")
+    assert " MiB " in found.seen, "what is little is said in a unit that shows it"
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0, "ok"), (10, "warning"), (-10, "warning"), (300, "failed")])
