@@ -53,7 +53,8 @@ async def add_account(db: Db, account: Account) -> None:
 
 async def account(db: Db, account_id: str) -> Account | None:
     """See `AccessStore.account`."""
-    row = await db.fetchrow(f"SELECT {rows.ACCOUNT} FROM account WHERE id = $1", account_id)  # noqa: S608 - constants
+    statement = f"SELECT {rows.ACCOUNT} FROM account WHERE id = $1"  # noqa: S608 - constants
+    row = await db.fetchrow(statement, storable(account_id))
     return None if row is None else rows.account(row)
 
 

@@ -42,7 +42,7 @@ async def function(db: Db, account: str, function_id: str) -> Function | None:
 
 async def function_named(db: Db, account: str, name: str) -> Function | None:
     """See `Store.function_named`."""
-    row = await db.fetchrow(f"{_FUNCTIONS} WHERE f.account = $1 AND f.name = $2", account, name)
+    row = await db.fetchrow(f"{_FUNCTIONS} WHERE f.account = $1 AND f.name = $2", account, storable(name))
     return None if row is None else rows.function(row)
 
 

@@ -35,6 +35,7 @@ async def test_accounts_have_names_of_their_own(store: Store) -> None:
         await store.add_account(Account("third", "Other"))
     assert await store.account(ADMINISTRATORS.id) == ADMINISTRATORS
     assert await store.account("third") is None
+    assert await store.account("\0") is None
     assert [account.id for account in await store.accounts(10, None)] == ["administrators", "other"]
     assert [account.id for account in await store.accounts(1, "administrators")] == ["other"]
 

@@ -30,6 +30,7 @@ async def test_a_function_is_found_by_its_owner_alone(store: Store) -> None:
     assert await store.function_named(ACCOUNT, function.name) == function
     assert await store.function("other", function.id) is None
     assert await store.function_named("other", function.name) is None
+    assert await store.function_named(ACCOUNT, f"{function.name}\0") is None
     assert await store.function(ACCOUNT, task_id(99)) is None
     assert not await store.remove_function("other", function.id)
     assert not await store.change_function(replace(function, account="other"), 1)
