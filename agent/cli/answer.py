@@ -101,7 +101,9 @@ def finish(answer: Answer, as_json: bool) -> NoReturn:
         problem = parse_problem(answer.body) or {"code": answer.error, "detail": f"task {answer.task} has no answer"}
         click.echo(f"error: {describe(problem)}", err=True)
     elif answer.failed:
-        click.echo(f"error: the function answered {answer.status}", err=True)
+        code = answer.headers.get("X-Exit-Code")
+        how = f" (exit code {render.plain(code)})" if code else ""
+        click.echo(f"error: the function answered {answer.status}{how}", err=True)
     sys.exit(EXIT_FAILED if answer.failed else 0)
 
 

@@ -43,6 +43,8 @@ class Echo(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+if os.environ["PORT"] == "none":
+    sys.exit(7)
 HTTPServer(("", int(os.environ["PORT"])), Echo).serve_forever()
 """
 
@@ -259,6 +261,14 @@ def test_invoke_of_a_function_that_answers_an_error(fernd: Fernd, echo: str) -> 
     assert done.stdout == b"short and stout"
     assert done.stderr.decode().splitlines()[-1] == "error: the function answered 418"
     assert fernd.json("invoke", echo, "-q", "status=418", code=1)["status"] == 418
+
+
+def test_invoke_of_a_job_that_fails(fernd: Fernd, image: str) -> None:
+    """The exit code of a job is told."""
+    fernd("function", "create", "failing", "--image", image, "--mode", "job", "--env", "PORT=none")
+    done = fernd("invoke", "failing", code=1)
+    assert done.stdout == b""
+    assert done.stderr.decode().splitlines()[-1] == "error: the function answered 500 (exit code 7)"
 
 
 def test_invoke_of_a_function_that_never_answers(fernd: Fernd, echo: str) -> None:
