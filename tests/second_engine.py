@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -18,6 +19,7 @@ import docker
 import psutil
 import pytest
 
+from agent.containers.reach import enter
 from tests.this_run import RUN, is_over
 
 needs_second_engine = pytest.mark.skipif(
@@ -40,20 +42,26 @@ class SecondEngine:
     Attributes:
         directory: For all of its files; also the mark by which its processes are known.
         socket: Where it listens.
+        data: Where its images are.
     """
 
-    def __init__(self, runtimes: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(self, runtimes: Mapping[str, Sequence[str]] | None = None, *, disk: int = 0) -> None:
         """Make a place for it.
 
         Args:
             runtimes: OCI runtimes that it knows besides its own, each with its program and arguments.
+            disk: MiB of a file system of its own for its images; 0: it has none of its own.
         """
         _remove_leftovers()
         self._runtimes = runtimes or {}
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{RUN}-", dir=_WHERE))
         self.socket = self.directory / "sock"
         self.address = f"unix://{self.socket}"
+        self.data = self.directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        if disk:
+            self.data.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk}m", "tmpfs", self.data], check=True)
 
     def start(self, *, live_restore: bool) -> None:
         """Start it, and return when it answers."""
@@ -64,7 +72,7 @@ class SecondEngine:
         options = {
             "config-file": settings,
             "host": self.address,
-            "data-root": self.directory / "data",
+            "data-root": self.data,
             "exec-root": self.directory / "exec",
             "pidfile": self.directory / "pid",
             "bridge": "none",
@@ -90,6 +98,25 @@ class SecondEngine:
         """Bring images to it."""
         with closing(docker.APIClient(self.address, version="1.41")) as client:
             list(client.load_image(b"".join(images)))  # type: ignore[no-untyped-call]
+
+    def listen(self, port: int) -> socket.socket:
+        """Listen on its own loopback address, so that it can pull from there."""
+        assert self._process is not None
+        subprocess.run(
+            ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", "ip", "link", "set", "lo", "up"], check=True
+        )
+        listeners: list[socket.socket] = []
+
+        def make() -> None:  # in a thread of its own: it does not come back from there
+            assert self._process is not None
+            with Path(f"/proc/{self._process.pid}/ns/net").open() as namespace:
+                enter(namespace.fileno())
+            listeners.append(socket.create_server(("127.0.0.1", port)))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return listeners[0]
 
     def functions(self) -> list[psutil.Process]:
         """List the processes in its containers, which its end does not end."""

@@ -166,6 +166,15 @@ class Engine:
         }
         return sorted(references)
 
+    async def layers(self) -> list[list[str]]:
+        """List the digests of the layers of each image that is present, the lowest first."""
+        found: list[list[str]] = []
+        for each in await self._call("GET", "/images/json"):
+            with contextlib.suppress(NotFound):
+                image = await self._call("GET", f"/images/{segment(each['Id'])}/json")
+                found.append((image.get("RootFS") or {}).get("Layers") or [])
+        return found
+
     async def pull(
         self, reference: str, progress: Callable[[int, int], None], *, stall: float, credentials: Path | None = None
     ) -> None:

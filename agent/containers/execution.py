@@ -18,6 +18,7 @@ from agent.containers.container import Container, Sink
 from agent.containers.engine import EngineError, EngineUnavailable, Image
 from agent.containers.evidence import Death
 from agent.containers.host import ContainerHost
+from agent.containers.images import NoDisk
 from agent.containers.output import Capture, Stream
 from agent.containers.pool import NotStarted
 from agent.protocol import Ending, Headers, Offer, Outcome, Phase, Spans
@@ -144,6 +145,7 @@ class Execution:
 
         Raises:
             CannotRun: The image names nothing that can be run.
+            NoDisk: The engine's disk is full.
         """
         self.enter("starting")
         self.cold = True
@@ -155,6 +157,9 @@ class Execution:
             raise
         except EngineError as error:
             self.started = False
+            if "no space left on device" in error.message:
+                log.warning("container not made", task=self.lease.task, reason=error.message)
+                raise NoDisk("the disk has no room for a container") from None
             if _CANNOT_RUN.search(error.message):
                 # The engine's words name paths of this machine; the log has them.
                 log.info("image cannot be run", task=self.lease.task, reason=error.message)

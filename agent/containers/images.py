@@ -13,7 +13,7 @@ from agent.config import ImagesConfig
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, Image, NotFound
 from agent.containers.eviction import Full, disk_of, evict, free_of
 from agent.containers.image_memory import ImageMemory
-from agent.containers.manifest import layer_bytes
+from agent.containers.manifest import bytes_missing, layers_of
 from agent.containers.registry_login import login_to
 from agent.protocol import Pull
 
@@ -32,16 +32,25 @@ _FINAL = re.compile(
 """Refusals that the next second will not change."""
 
 
+_PATH = re.compile(r"(?<![\w:/.-])/[^\s:\"']+")
+"""A path of the engine's machine; that within a URL or the name of an image is none."""
+
+
 class ImageUnavailable(Exception):
     """The image is not here and cannot be had; the text says why."""
 
 
 class NoDisk(Exception):
-    """The engine's disk has no room for the image: another node may; the text says how much is missing."""
+    """The engine's disk has no room for the image, or for a container: another may have; the text says what for."""
 
 
 UNPACKED = 3
 """A layer takes so many times its size: as it is sent, and unpacked beside that, about twice as large."""
+
+
+def without_paths(words: str) -> str:
+    """Leave the paths of its machine out of what the engine says: they are nobody else's business."""
+    return _PATH.sub("…", words)
 
 
 class _Shared:
@@ -174,16 +183,19 @@ class Images:
         if await self._present(reference) is not None:
             return  # most of it is here, and what has changed is seldom much
         login = await login_to(reference, self._config.credentials) or {}
-        size = await layer_bytes(reference, self._engine.arch, login)
-        if size is None:
+        layers = await layers_of(reference, self._engine.arch, login)
+        if layers is None:
             return
         for last in (False, True):
             free = await free_of(self._engine)
-            if free is None or free >= size * UNPACKED:
+            if free is None or free >= UNPACKED * bytes_missing(layers, ()):
+                return
+            needed = UNPACKED * bytes_missing(layers, await self._engine.layers())
+            if free >= needed:
                 return
             if last or not await self.make_room(urgent=True):
-                needed = f"{size * UNPACKED / MIB:.0f} MiB"
-                raise NoDisk(f"the disk has no room for the image: it takes {needed}, {free / MIB:.0f} MiB are free")
+                takes, left = (f"{size / MIB:.0f} MiB" for size in (needed, free))
+                raise NoDisk(f"the disk has no room for the image: it takes {takes}, {left} are free")
 
     async def _pull_with_retries(self, reference: str, shared: _Shared) -> None:
         for attempt in range(1, TRIES + 1):
@@ -196,13 +208,14 @@ class Images:
                 )
             except EngineError as error:
                 final = 400 <= error.status < 500 or _FINAL.search(error.message) is not None
-                failure: Exception = ImageUnavailable(f"the image cannot be pulled: {error.message}")
+                words = error.message
+                failure: Exception = ImageUnavailable(f"the image cannot be pulled: {without_paths(words)}")
             except EngineUnavailable as error:
-                final, failure = False, error  # not the image's fault
+                final, words, failure = False, str(error), error  # not the image's fault
             else:
                 return
-            log.warning("pull failed", image=reference, attempt=attempt, final=final, reason=str(failure))
-            if "no space left" in str(failure) and attempt == 1 and await self.make_room(urgent=True):
+            log.warning("pull failed", image=reference, attempt=attempt, final=final, reason=words)
+            if "no space left" in words and attempt == 1 and await self.make_room(urgent=True):
                 continue
             if final or attempt == TRIES:
                 raise failure

@@ -1,7 +1,7 @@
-"""How many bytes an image has, asked of its registry before they are fetched.
+"""What an image is made of, asked of its registry before it is fetched.
 
-The engine pulls; this only reads the manifest. Whatever stands in the way of that is no reason not to pull: the answer
-is then that nobody knows.
+The engine pulls; this only reads the manifest, and the image's configuration. Whatever stands in the way of that is no
+reason not to pull: the answer is then that nobody knows.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import aiohttp
 import msgspec
 import structlog
+from msgspec import Struct
 
 from agent.containers.registry_login import HUB, registry_of
 
@@ -31,8 +33,33 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _HUB_HOST = "registry-1.docker.io"
 
 
-async def layer_bytes(reference: str, arch: str, login: Mapping[str, str]) -> int | None:
-    """Add up the layers of an image as they are sent; None where its registry does not say it.
+class Layer(Struct, frozen=True):
+    """A layer of an image.
+
+    Attributes:
+        size: Bytes as they are sent.
+        diff_id: Digest of what is in it, by which the engine knows it.
+    """
+
+    size: int
+    diff_id: str
+
+
+def bytes_missing(layers: Sequence[Layer], images: Iterable[Sequence[str]]) -> int:
+    """Add up the layers of an image that are not here: an engine keeps those that another image begins with too.
+
+    Args:
+        images: The digests of the layers of each image that is here; see `Layer.diff_id`.
+    """
+    here = 0
+    for image in images:
+        same = takewhile(lambda pair: pair[0].diff_id == pair[1], zip(layers, image, strict=False))
+        here = max(here, sum(1 for _ in same))
+    return sum(layer.size for layer in layers[here:])
+
+
+async def layers_of(reference: str, arch: str, login: Mapping[str, str]) -> list[Layer] | None:
+    """List the layers of an image, the lowest first; None where its registry does not say it.
 
     Args:
         arch: The engine's, for an image of several.
@@ -43,7 +70,7 @@ async def layer_bytes(reference: str, arch: str, login: Mapping[str, str]) -> in
             asyncio.timeout(SECONDS),
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
         ):
-            return await _Registry(http, reference, login).layer_bytes(_MACHINES.get(arch, arch))
+            return await _Registry(http, reference, login).layers(_MACHINES.get(arch, arch))
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
         log.info("the size of an image is not known", image=reference, reason=type(error).__name__)
         return None
@@ -62,13 +89,13 @@ class _Registry:
         # The engine, too, speaks to a registry on this machine without TLS.
         local = host.partition(":")[0] in {"localhost", "127.0.0.1"}
         self._http = http
-        self._url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/"
+        self._url = f"{'http' if local else 'https'}://{host}/v2/{repository}"
         self._reference = digest if at else tag or "latest"
         self._login = login
         self._headers = {"Accept": _KINDS}
 
-    async def layer_bytes(self, machine: str) -> int | None:
-        manifest = await self._manifest(self._reference)
+    async def layers(self, machine: str) -> list[Layer] | None:
+        manifest = await self._document(f"manifests/{self._reference}")
         if "manifests" in manifest:
             ours = [
                 each["digest"]
@@ -77,12 +104,14 @@ class _Registry:
             ]
             if not ours:
                 return None
-            manifest = await self._manifest(ours[0])
-        return sum(int(layer["size"]) for layer in manifest["layers"])
+            manifest = await self._document(f"manifests/{ours[0]}")
+        config = await self._document(f"blobs/{manifest['config']['digest']}")
+        pairs = zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
+        return [Layer(int(layer["size"]), str(diff_id)) for layer, diff_id in pairs]
 
-    async def _manifest(self, reference: str) -> dict[str, Any]:
+    async def _document(self, path: str) -> dict[str, Any]:
         for _ in range(2):
-            async with self._http.get(self._url + reference, headers=self._headers) as response:
+            async with self._http.get(f"{self._url}/{path}", headers=self._headers) as response:
                 if response.status == 401 and "Authorization" not in self._headers:
                     self._headers["Authorization"] = await self._authorize(response.headers["WWW-Authenticate"])
                     continue

@@ -238,7 +238,7 @@ async def _socket_in(namespace: int) -> socket.socket:
     def run() -> None:
         result: socket.socket | OSError
         try:
-            _enter(own)
+            enter(own)
             result = _tcp_socket()
         except OSError as error:
             result = error
@@ -250,7 +250,7 @@ async def _socket_in(namespace: int) -> socket.socket:
     return await made
 
 
-def _enter(namespace: int) -> None:
+def enter(namespace: int) -> None:
     """Move the calling thread into a network namespace. Python has os.setns from 3.12 on only."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, _CLONE_NEWNET) != 0:

@@ -344,6 +344,7 @@ async def test_the_doctor_lets_the_agent_run_the_canary(
         await asyncio.sleep(0.01)
     for report, state in [
         (CanaryReport("bridge", {"image": 12.0}), "ok"),
+        (CanaryReport("namespace", {"image": 12.0}, unbounded=["runsc"]), "warning"),
         (CanaryReport("bridge", {}, "no space left", failed="image"), "failed"),
         (CanaryReport("bridge", skipped="there is no canary for riscv64"), "skipped"),
     ]:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import tarfile
 from typing import Self
 
@@ -49,16 +50,23 @@ class Registry:
         open: While it is not set, layers are not served.
     """
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, *, on: Registry | None = None) -> None:
+        """Make an image.
+
+        Args:
+            on: One whose image this one begins with.
+        """
         layer = _unlike_any_other(probe_image.layer(arch))
         compressed = gzip.compress(layer)
+        below = on._layers if on is not None else {}
+        self._layers: dict[str, bytes] = {**below, _digest(layer): compressed}
         config = json.dumps(
             {
                 "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[arch],
                 "os": "linux",
                 "config": {"Cmd": [probe_image.PATH]},
-                "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-                "history": [{"created": "2020-01-01T00:00:00Z"}],
+                "rootfs": {"type": "layers", "diff_ids": list(self._layers)},
+                "history": [{"created": "2020-01-01T00:00:00Z"}] * len(self._layers),
             }
         ).encode()
         manifest = {
@@ -72,9 +80,10 @@ class Registry:
             "layers": [
                 {
                     "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                    "size": len(compressed),
-                    "digest": _digest(compressed),
+                    "size": len(each),
+                    "digest": _digest(each),
                 }
+                for each in self._layers.values()
             ],
         }
         self.pulls = 0
@@ -88,9 +97,10 @@ class Registry:
         self.open.set()
         self._manifest = json.dumps(manifest).encode()
         self.digest = _digest(self._manifest)
-        self._blobs = {_digest(config): config, _digest(compressed): compressed}
+        self._blobs = {_digest(each): each for each in (config, *self._layers.values())}
         self._layer = _digest(compressed)
         self._runner = web.AppRunner(self._app())
+        self.port = 0
         self.address = ""
         self.image = ""
 
@@ -103,9 +113,14 @@ class Registry:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+        self.port = int(self._runner.addresses[0][1])
+        self.address = f"127.0.0.1:{self.port}"
         self.image = f"{self.address}/small:latest"
         return self
+
+    async def serve_on(self, listener: socket.socket) -> None:
+        """Answer on another socket too, such as one in another network."""
+        await web.SockSite(self._runner, listener).start()
 
     async def __aexit__(self, *_: object) -> None:
         self.open.set()

@@ -136,6 +136,21 @@ async def test_a_busy_container_is_not_adopted(start: Start, tmp_path: Path, cli
     assert await present(client, tested) == set()
 
 
+async def test_a_warm_container_of_another_runtime(start: Start, tmp_path: Path, client: Any) -> None:
+    """One by the engine's default is adopted where that is wanted by its name, and none that is to have another one."""
+    host, tested = await start(), revision()
+    await Caller(host, tmp_path)(tested)
+    await marked(host)
+    await crash(host)
+    host = await start(runtime="runc")
+    assert host.warm() == [tested.key]
+    await marked(host)
+    await crash(host)
+    host = await start(runtimes=[f"function {tested.function} = io.containerd.runc.v2"])
+    assert host.warm() == []
+    assert await present(client, tested) == set()
+
+
 async def test_after_another_boot_nothing_is_adopted(
     start: Start, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ from structlog.testing import capture_logs
 
 from agent import identity
 from agent.cli.main import fernd
+from agent.containers.engine import Engine
+from agent.containers.runtimes import Runtimes, read_rules
+from agent.doctor.engine import look_at_engine
 
 CHECKS = ["node", "engine", "cgroup", "kernel", "rights", "disk-data"]
 LINE = ["dns", "proxy", "ca", "dispatcher", "clock"]
@@ -76,6 +79,19 @@ async def test_a_machine_that_is_well(
     assert "since no agent runs here" in checks["canary"]["seen"]
     label = {"label": f"fernd.node={node}"}
     assert [client.containers(all=True, filters=label), client.networks(filters=label)] == [[], []]
+
+
+@pytest.mark.engine
+async def test_a_runtime_that_the_engine_lacks() -> None:
+    """The setting that names it is said, with what the engine has, and how it is made known."""
+    engine = Engine()
+    try:
+        finding, _ = await look_at_engine(engine, Runtimes("", read_rules(["image * = no-such"])))
+    finally:
+        await engine.close()
+    assert finding.state == "failed"
+    assert finding.seen.startswith("containers.runtimes: the engine has no OCI runtime 'no-such'; it has ")
+    assert "/etc/docker/daemon.json" in finding.cure
 
 
 async def test_a_machine_where_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

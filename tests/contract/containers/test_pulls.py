@@ -20,7 +20,7 @@ from agent.config import ImagesConfig
 from agent.containers import images
 from agent.containers.engine import Engine, EngineUnavailable
 from agent.containers.images import Images, ImageUnavailable, NoDisk
-from agent.containers.manifest import layer_bytes
+from agent.containers.manifest import layers_of
 from agent.protocol import Pull
 from tests.contract.containers.registry import Registry
 
@@ -258,9 +258,28 @@ async def test_an_image_that_does_not_fit_is_not_fetched(
     assert await pull(engine, bad.image, file=file)
 
 
+async def test_layers_that_are_here_need_no_room(
+    engine: Engine, bad: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an image that begins as one that is here does, only the rest counts."""
+    await pull(engine, bad.image)
+    free = 5 * 1024 * 1024
+
+    async def little(_: Engine) -> int:
+        return free
+
+    monkeypatch.setattr(images, "free_of", little)
+    async with Registry((await engine.connect()).arch, on=bad) as larger:
+        with pytest.raises(NoDisk, match=r"takes 6 MiB, 5 MiB are free"):
+            await pull(engine, larger.image)
+        free = 7 * 1024 * 1024
+        assert await pull(engine, larger.image)
+        await engine.remove_image(larger.image)
+
+
 async def test_a_size_that_nobody_knows(engine: Engine, bad: Registry) -> None:
     """Where the registry does not say it to us, the engine pulls all the same, and says what is wrong itself."""
-    assert await layer_bytes(bad.image, "riscv64", {}) == await layer_bytes(bad.image, "x86_64", {})
-    assert await layer_bytes("127.0.0.1:1/nobody/here:v1", "x86_64", {}) is None
+    assert await layers_of(bad.image, "riscv64", {}) == await layers_of(bad.image, "x86_64", {})
+    assert await layers_of("127.0.0.1:1/nobody/here:v1", "x86_64", {}) is None
     bad.refuses = 500
-    assert await layer_bytes(bad.image, "x86_64", {}) is None
+    assert await layers_of(bad.image, "x86_64", {}) is None

@@ -20,7 +20,9 @@ from agent.containers.averages import Averages
 from agent.containers.engine import _split_reference
 from agent.containers.evidence import signal_name
 from agent.containers.http_call import request_headers
+from agent.containers.images import without_paths
 from agent.containers.job import JobOutput
+from agent.containers.manifest import Layer, bytes_missing
 from agent.containers.oom import OomCounter
 from agent.containers.output import Capture
 from agent.protocol import INLINE_LIMIT
@@ -217,6 +219,20 @@ def test_averages() -> None:
     assert averages.get("1999") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("write /var/lib/docker/tmp/GetImageBlob1: no space left on device", "write …: no space left on device"),
+        ('open "/var/lib/docker/x": denied', 'open "…": denied'),
+        ('Get "https://r.example.org/v2/a/b": EOF', 'Get "https://r.example.org/v2/a/b": EOF'),
+        ("manifest for 127.0.0.1:5000/a/b:latest not found", "manifest for 127.0.0.1:5000/a/b:latest not found"),
+    ],
+)
+def test_the_engines_words_without_paths(said: str, told: str) -> None:
+    """A path of the engine's machine is left out; the address of a registry and the name of an image stay."""
+    assert without_paths(said) == told
+
+
 def test_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only IPv4 name servers that a container can be sent to count, and a missing file means none."""
     monkeypatch.setattr(firewall, "RESOLVERS", tmp_path / "resolv.conf")
@@ -225,6 +241,15 @@ def test_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "# nameserver 10.0.0.1\nnameserver 127.0.0.53\nnameserver  10.0.0.2\nnameserver fe80::1\nnameserver x\n"
     )
     assert firewall._name_servers() == ["10.0.0.2"]
+
+
+def test_the_layers_that_are_missing() -> None:
+    """Those with which some image that is here begins need not be fetched; the same one higher up must be."""
+    layers = [Layer(1, "a"), Layer(10, "b"), Layer(100, "c")]
+    assert bytes_missing(layers, []) == 111
+    assert bytes_missing(layers, [["a", "x"], ["a", "b"], []]) == 100
+    assert bytes_missing(layers, [["b", "c"], ["x", "b", "c"]]) == 111
+    assert bytes_missing(layers, [["a", "b", "c", "d"]]) == 0
 
 
 @pytest.mark.parametrize(("arch", "machine"), [("x86_64", 62), ("aarch64", 183)])
