@@ -29,7 +29,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         data_dir: Directory of the node's identity, journal and spool. Where it is not set: the one that
             systemd gives, else ``$XDG_STATE_HOME/fernd``.
-        description: What people see beside the node's id, sent when the node joins.
+        description: What people see beside the node's id, sent when the node joins; empty: the machine's name.
         join_token: With it, a machine that is no node yet joins the dispatchers of ``[dispatcher] urls`` when the
             agent starts. Best given as a credential.
         credential: In place of the one in the data directory, for whoever keeps secrets elsewhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from agent.identity import Identity
 from agent.proxies import way_to
 
 ANSWER_SECONDS = 15.0
+
+DESCRIPTION_LIMIT = 80
+"""Characters of a description that a dispatcher takes."""
 
 
 class Unreachable(Exception):
@@ -40,6 +44,7 @@ async def join(urls: Sequence[str], token: str, data_dir: Path, description: str
     Args:
         urls: Base addresses of dispatchers, one at least; the first that answers is asked.
         token: A join token.
+        description: What people see beside the node's id; empty: the machine's name.
 
     Raises:
         Unreachable: No dispatcher answers, or none is able to.
@@ -49,7 +54,7 @@ async def join(urls: Sequence[str], token: str, data_dir: Path, description: str
     known = identity.load_identity(data_dir)
     node = Identity(known.id if known else str(uuid.uuid4()), [url.rstrip("/") for url in urls])
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)) as http:
-        credential = await _first_answer(http, node, token, description)
+        credential = await _first_answer(http, node, token, description or platform.node()[:DESCRIPTION_LIMIT])
     identity.save(data_dir, node, credential)
     return node
 

@@ -53,7 +53,10 @@ for command in (status, metrics, drain, abort, pause, resume, gc, doctor):
 )
 @click.argument("urls", metavar="URL[,URL...]")
 @click.option("--token", help="Join token of the account; by default the setting node.join_token.")
-@click.option("--description", help="What people see beside the node's id; by default the setting node.description.")
+@click.option(
+    "--description",
+    help="What people see beside the node's id; by default the setting node.description, or else the machine's name.",
+)
 @config_option
 @data_dir_option
 @as_json_option

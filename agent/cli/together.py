@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import signal
 import sys
 from pathlib import Path
@@ -165,7 +164,7 @@ class Together:
             known = identity.load_identity(self._agent_directory)
             if known is None:
                 made = await client.call("POST", "node", "join-token", content={"expiresIn": JOIN_TOKEN_SECONDS})
-                known = await join.join([self._address], made["token"], self._agent_directory, platform.node())
+                known = await join.join([self._address], made["token"], self._agent_directory, "")
         except (identity.IdentityError, join.Unreachable, join.Refused) as error:
             raise Failed(f"the node cannot join: {error}") from None
         return known.id

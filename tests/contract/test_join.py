@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -68,18 +69,23 @@ async def fernd(*arguments: str, **environ: str) -> Ended:
 
 
 async def test_a_node_joins_and_joins_again_as_the_same_node(dispatcher: Dispatcher, tmp_path: Path) -> None:
-    """The first dispatcher that answers is asked; the id stays, the credential is the newest and is never printed."""
+    """The first dispatcher that answers is asked; the id stays, the credential is the newest and is never printed.
+
+    A node that nobody describes has its machine's name.
+    """
     arguments = ("agent", "join", f"{NOWHERE},{dispatcher.url}/", "--token", "good", "--data-dir", str(tmp_path))
     first = await fernd(*arguments, "--json", FERND_NODE_DESCRIPTION="a laptop")
     assert first.code == 0, first.err
     said = json.loads(first.out)
     assert said == {"id": said["id"], "dispatchers": [NOWHERE, dispatcher.url], "dataDir": str(tmp_path)}
     second = await fernd(*arguments, "--description", "a desktop")
-    assert second.code == 0
-    assert dispatcher.joined == [(said["id"], {"description": "a laptop"}), (said["id"], {"description": "a desktop"})]
+    third = await fernd(*arguments)
+    assert (second.code, third.code) == (0, 0)
+    described = ["a laptop", "a desktop", platform.node()[:80]]
+    assert dispatcher.joined == [(said["id"], {"description": each}) for each in described]
     assert uuid.UUID(said["id"]).version == 4
-    assert (tmp_path / "credential").read_text() == "secret-2\n"
-    assert "secret" not in first.out + first.err + second.out + second.err
+    assert (tmp_path / "credential").read_text() == "secret-3\n"
+    assert "secret" not in first.out + first.err + second.out + second.err + third.out + third.err
 
 
 async def test_failures_have_codes_and_sentences(dispatcher: Dispatcher, tmp_path: Path) -> None:
