@@ -104,7 +104,8 @@ REQUESTS = {
     "QUEUE_FULL": Code(
         429,
         "Too many tasks are waiting",
-        "As many tasks wait as the dispatcher's `[limits] queue_length` allows.",
+        "As many tasks wait as the dispatcher's `[limits] queue_length` allows, or as many of this account as its own"
+        " limit does. `detail` says which.",
         "Ask again after `Retry-After` seconds. `fernd node list` shows whether nodes take work; add nodes where all"
         " are busy.",
     ),

@@ -33,6 +33,7 @@ from dispatcher.routes.keys import (
 )
 from dispatcher.routes.overview import FIGURES, SUMMARIES
 from dispatcher.routes.table import TABLE, Access, Route
+from dispatcher.store.access import AccountLimits
 from dispatcher.store.base import Store
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.throttle import Throttle
@@ -63,6 +64,7 @@ def build(
         no_capable_seconds=config.queue.wait,
         retention_seconds=config.store.retention,
         audit_seconds=config.access.audit_retention,
+        account=msgspec.convert(config.account_limits, AccountLimits, from_attributes=True),
     )
     app = web.Application(middlewares=[answer_problems])
     app[CONFIG] = config

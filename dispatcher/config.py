@@ -83,6 +83,26 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     queue_length: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
 
 
+class AccountLimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``account_limits``: what an account may have that has no limit of its own; see `fernd account set`.
+
+    Attributes:
+        queue_length: Tasks of it that may wait. One more is answered `QUEUE_FULL`.
+        running: Tasks of it that may be with nodes at a time. Others wait.
+        timeout: Seconds that its functions may ask for.
+        cpu_count: CPUs that its functions may ask for.
+        mem_size: MiB that its functions may ask for.
+        privileged: Its functions may ask to be privileged.
+    """
+
+    queue_length: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    running: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    timeout: Annotated[int, Meta(ge=1, le=900)] | None = None
+    cpu_count: Annotated[float, Meta(ge=1, le=64)] | None = None
+    mem_size: Annotated[int, Meta(ge=256, le=16 * 1024 * 1024)] | None = None
+    privileged: bool = True
+
+
 class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``queue``: how long tasks wait.
 
@@ -124,6 +144,7 @@ class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = field(default_factory=ServerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    account_limits: AccountLimitsConfig = field(default_factory=AccountLimitsConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     otel: OtelConfig = field(default_factory=OtelConfig)

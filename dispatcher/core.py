@@ -19,7 +19,9 @@ from dispatcher.metrics import Metrics
 from dispatcher.presence import Presence
 from dispatcher.prewarming import Prewarming
 from dispatcher.queue import Limits, Queue
+from dispatcher.quotas import Quotas
 from dispatcher.replicas import Replicas
+from dispatcher.running import Running
 from dispatcher.sessions import Sessions
 from dispatcher.store.base import Store
 from dispatcher.sweeper import Sweeper
@@ -60,8 +62,10 @@ class Core:
         self.version = version
         self.feed = Feed()
         self.events = Events(self.feed.task, wall)
-        self.matching = Matching(rng)
-        self.leases = LeaseTable()
+        self.quotas = Quotas(store, limits.account)
+        self.running = Running(self.quotas.running)
+        self.matching = Matching(rng, self.running)
+        self.leases = LeaseTable(self.running)
         self.metrics = Metrics()
         self.tracing = tracing
         self.queue = Queue(
@@ -70,11 +74,13 @@ class Core:
             self.leases,
             self.events,
             limits,
+            quotas=self.quotas,
             metrics=self.metrics,
             tracing=tracing,
             wall=wall,
             monotonic=monotonic,
         )
+        self.running.has_room = self.queue.account_has_room
         self.prewarming = Prewarming(store, self.queue)
         self.attempts = Attempts(
             store,
@@ -108,6 +114,7 @@ class Core:
             self.matching,
             leases=self.leases,
             limits=limits,
+            refresh_quotas=self.refresh_quotas,
             wall=wall,
             monotonic=monotonic,
             rng=rng,
@@ -128,6 +135,7 @@ class Core:
             self.matching,
             self.leases,
             self.events,
+            running=self.running,
             nodes=self.sessions,
             feed=self.feed,
             wall=wall,
@@ -142,10 +150,15 @@ class Core:
         """Take up what an earlier run left in the store, and begin to match and sweep."""
         if self.replicas is not None:
             await self.replicas.start()
+        await self.refresh_quotas()
         await self.attempts.take_up()
         await self.queue.recount()
         self._loops = asyncio.create_task(self._run(), name="dispatcher loops")
         log.info("queue ready", waiting=self.queue.backlog.total, held=len(self.leases))
+
+    async def refresh_quotas(self) -> None:
+        """Let the limits of accounts hold as they are in the store."""
+        self.running.limits_changed(await self.quotas.refresh())
 
     async def ended(self) -> None:
         """Return, or raise what went wrong, when a loop ends: that is never expected."""

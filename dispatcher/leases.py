@@ -13,6 +13,7 @@ from enum import Enum
 from msgspec import Struct
 
 from agent.protocol import LEASE_SECONDS, OFFER_SECONDS, Lease, Progress, Revision
+from dispatcher.running import Running
 from dispatcher.store.records import Leased, State
 from dispatcher.traces import Trace
 
@@ -44,9 +45,14 @@ class Holding(Struct):
 
 
 class LeaseTable:
-    """All holdings of the nodes whose sessions are here."""
+    """All holdings of the nodes whose sessions are here.
 
-    def __init__(self) -> None:
+    Args:
+        running: Told of what begins and ends.
+    """
+
+    def __init__(self, running: Running | None = None) -> None:
+        self._running = running or Running()
         self._by_token: dict[bytes, Holding] = {}
         self._by_task: dict[str, bytes] = {}
         self._by_node: dict[str, set[bytes]] = {}
@@ -72,6 +78,7 @@ class LeaseTable:
         if earlier is not None:
             self._remove(earlier)
         holding = Holding(lease, account, node, revision, stage, now + period)
+        self._running.began(account)
         self._by_token[lease.token] = holding
         self._by_task[lease.task] = lease.token
         self._by_node.setdefault(node, set()).add(lease.token)
@@ -181,6 +188,7 @@ class LeaseTable:
 
     def _remove(self, token: bytes) -> None:
         holding = self._by_token.pop(token)
+        self._running.ended(holding.account)
         del self._by_task[holding.lease.task]
         tokens = self._by_node[holding.node]
         tokens.discard(token)

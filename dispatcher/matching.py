@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from agent.protocol import Capabilities, Credit, Revision, share
 from dispatcher.needs import Lack, Need
+from dispatcher.running import Running
 from dispatcher.turns import Line, Lines, Turns
 
 SAMPLE = 8
@@ -169,9 +170,14 @@ class _Demand(Struct):
 
 
 class Matching:
-    """Nodes with their credit on one side, revisions with their demand on the other."""
+    """Nodes with their credit on one side, revisions with their demand on the other.
 
-    def __init__(self, rng: random.Random) -> None:
+    Args:
+        running: Who may have no more tasks with nodes; told of each match, until `settle` or `offered`.
+    """
+
+    def __init__(self, rng: random.Random, running: Running | None = None) -> None:
+        self._running = running or Running()
         self._rng = rng
         self._nodes: dict[str, _Node] = {}
         self._shapes: dict[_Key, _Shape] = {}
@@ -183,7 +189,7 @@ class Matching:
         """Revisions that every node looked at declined, and until when they rest, in this order."""
         self._serial = 0
         """Counts tasks added and sessions begun: marks of what came before and after."""
-        self._turns = Turns()
+        self._turns = Turns(self._running.is_full)
         self._open: dict[_Class, None] = {}
         """Classes that have both demand and a ready node: all that a match has to look at. Some have no more."""
 
@@ -310,6 +316,11 @@ class Matching:
             elif self._demand[revision.key].count > 0:
                 self._take_turns(self._demand[revision.key])
 
+    def has_room(self, account: str) -> None:
+        """Match an account's tasks again: fewer of them are with nodes than may be."""
+        for need in self._turns.has_room(account):
+            self._look_at(self._classes[need])
+
     def waiting(self) -> list[Revision]:
         """List the revisions with demand."""
         return [demand.revision for demand in self._demand.values() if demand.count > 0]
@@ -354,6 +365,7 @@ class Matching:
             match = self._match_of(line, klass, now)
             if match is not None:
                 self._turns.serve(line)
+                self._running.began(match.account)
                 return match
         return None
 
@@ -366,8 +378,13 @@ class Matching:
         node = self._nodes.get(match.node)
         return node is not None and node.session == match.session
 
+    def offered(self, match: Match) -> None:
+        """Note that a match came to an offer, and that its task counts as one that a lease is for."""
+        self._running.ended(match.account)
+
     def settle(self, match: Match) -> None:
         """Let go of the room of a match that came to no offer."""
+        self._running.ended(match.account)
         if self.is_held(match):
             node = self._nodes[match.node]
             node.under_way.pop(match.number, None)

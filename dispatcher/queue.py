@@ -25,7 +25,8 @@ from dispatcher.events import Events
 from dispatcher.leases import LeaseTable
 from dispatcher.matching import Match, Matching
 from dispatcher.metrics import Metrics
-from dispatcher.store.access import AuditLine
+from dispatcher.quotas import Quotas
+from dispatcher.store.access import NO_LIMITS, AccountLimits, AuditLine
 from dispatcher.store.base import Store
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.records import Claim, NewTask, State, Task
@@ -52,6 +53,7 @@ class Limits(Struct, frozen=True):
         no_capable_seconds: How long a task waits while no connected node could ever run it.
         retention_seconds: How long a finished task is kept.
         audit_seconds: How long the record of a change is kept.
+        account: What accounts may have that have no limits of their own.
     """
 
     queue_length: int = 100_000
@@ -59,6 +61,7 @@ class Limits(Struct, frozen=True):
     no_capable_seconds: float = 300
     retention_seconds: float = 7 * 86_400
     audit_seconds: float = 365 * 86_400
+    account: AccountLimits = NO_LIMITS
 
 
 class Outlet(Protocol):
@@ -92,12 +95,14 @@ class Queue:
         events: Events,
         limits: Limits,
         *,
+        quotas: Quotas | None = None,
         metrics: Metrics,
         tracing: Tracing | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         new_token: Callable[[], bytes] = lambda: token_bytes(16),
     ) -> None:
+        quotas = quotas or Quotas(store, limits.account)
         self._store = store
         self._matching = matching
         self._leases = leases
@@ -119,7 +124,7 @@ class Queue:
         self._busy_since: float | None = None
         """Since when, by monotonic seconds, one batch is being claimed and offered."""
         self.outside: Outside | None = None
-        self.backlog = Backlog(limits.queue_length, lambda _: None, monotonic)
+        self.backlog = Backlog(limits.queue_length, quotas.queue_length, monotonic)
 
     # callers
 
@@ -221,6 +226,11 @@ class Queue:
         self._announced = message
         for outlet in self._outlets.values():
             outlet.send(message)
+
+    def account_has_room(self, account: str) -> None:
+        """Look for matches again: fewer tasks of an account are with nodes than may be."""
+        self._matching.has_room(account)
+        self._wake.set()
 
     def room_changed(self) -> None:
         """Look for matches again: a node has more credit, or other capabilities."""
@@ -376,6 +386,7 @@ class Queue:
     def _offer(self, match: Match, claim: Claim) -> None:
         task = claim.lease.task
         holding = self._leases.grant(claim.lease, claim.account, match.node, claim.revision, now=self._monotonic())
+        self._matching.offered(match)
         if self._tracing is not None:
             holding.trace = self._tracing.offered(claim, self._now_ms())
         self._events.publish(

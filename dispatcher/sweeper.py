@@ -34,6 +34,7 @@ STALL_SECONDS = 3.0
 """A sweep of leases that comes so much too late shows that the whole process stood still."""
 
 PROGRESS_SECONDS = 0.1
+QUOTAS_SECONDS = 1.0
 CAPABLE_SECONDS = 2.0
 RECOUNT_SECONDS = 60.0
 SEEN_SECONDS = 60.0
@@ -72,6 +73,7 @@ class Sweeper:
         *,
         leases: LeaseTable,
         limits: Limits,
+        refresh_quotas: Callable[[], Awaitable[None]],
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random,
@@ -83,6 +85,7 @@ class Sweeper:
         self._matching = matching
         self._leases = leases
         self._limits = limits
+        self._refresh_quotas = refresh_quotas
         self._wall = wall
         self._monotonic = monotonic
         self._rng = rng
@@ -102,6 +105,7 @@ class Sweeper:
             for name, seconds, sweep in (
                 ("leases", LEASES_SECONDS, self.leases),
                 ("progress", PROGRESS_SECONDS, self._attempts.keep_progress),
+                ("quotas", QUOTAS_SECONDS, self._refresh_quotas),
                 ("capable", CAPABLE_SECONDS, self.capable),
                 ("recount", RECOUNT_SECONDS, self.recount),
                 ("seen", SEEN_SECONDS, self._sessions.keep_all_seen),

@@ -18,6 +18,12 @@ class Waits(Struct, frozen=True, array_like=True, tag="waits"):
     changes: dict[str, int]
 
 
+class Runs(Struct, frozen=True, array_like=True, tag="runs"):
+    """So many tasks of accounts are with nodes here."""
+
+    counts: dict[str, int]
+
+
 class Lacks(Struct, frozen=True, array_like=True, tag="lacks"):
     """Why no node here could ever run a revision that waits, by its key; None where one could."""
 
@@ -85,7 +91,7 @@ class Changed(Struct, frozen=True, array_like=True, tag="changed"):
     accounts: list[str]
 
 
-Message = Waits | Lacks | Moved | Removed | Joined | Ended | Watch | Unwatch | Happened | Follows | Changed
+Message = Waits | Runs | Lacks | Moved | Removed | Joined | Ended | Watch | Unwatch | Happened | Follows | Changed
 
 
 class Letter(Struct, frozen=True, array_like=True):

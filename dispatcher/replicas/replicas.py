@@ -39,11 +39,13 @@ from dispatcher.replicas.messages import (
     Message,
     Moved,
     Removed,
+    Runs,
     Unwatch,
     Waits,
     Watch,
 )
 from dispatcher.replicas.post import Post
+from dispatcher.running import Running
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.peers import Peers
 from dispatcher.store.records import Leased, State
@@ -94,6 +96,7 @@ class Replicas:
         leases: LeaseTable,
         events: Events,
         *,
+        running: Running,
         nodes: Nodes,
         feed: Feed,
         wall: Callable[[], float] = time.time,
@@ -110,9 +113,11 @@ class Replicas:
         self._monotonic = monotonic
         self._rng = rng
         self._nodes = nodes
+        self._running = running
         self._members = Members(peers, monotonic)
         self._post = Post(peers, lambda: self._members.others, self._gather, self._received)
         self._interest = Interest(events, self._post, lambda task: leases.of_task(task) is not None)
+        running.changed = self._post.wake
         self._waits: Counter[str] = Counter()
         self._revisions: dict[str, tuple[Revision, str]] = {}
         """Those that others told of, and the accounts whose they are."""
@@ -276,8 +281,10 @@ class Replicas:
         for name in beat.came:
             # Even where there is nothing to say, it learns that this one is there.
             self._interest.introduce(name)
+            self._running.tell_all()
         for name in beat.gone:
             self._interest.gone(name)
+            self._running.gone(name)
             for heard in self._heard.values():
                 heard.pop(name, None)
         if beat.buried:
@@ -339,6 +346,8 @@ class Replicas:
         self._waits.clear()
         if waits:
             self._post.tell(Waits(waits))
+        if self._members.others and (runs := self._running.news()):
+            self._post.tell(Runs(runs))
         if self._changed_tasks or self._changed_nodes or self._changed_accounts:
             changed = Changed(list(self._changed_tasks), list(self._changed_nodes), list(self._changed_accounts))
             self._changed_tasks, self._changed_nodes, self._changed_accounts = {}, {}, set()
@@ -366,6 +375,8 @@ class Replicas:
                 self._do(partial(self._nodes.node_removed, node))
             case Joined(node, joined_ms):
                 self._nodes.close(node, "the node has joined again", joined_ms)
+            case Runs(counts):
+                self._running.heard(sender, counts)
             case Lacks(lacks):
                 now = self._monotonic()
                 for key, lack in lacks.items():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dispatcher import audit, auth
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
-from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json
+from dispatcher.routes.answers import epoch_seconds, epoch_seconds_or_null, json, plain
 from dispatcher.routes.keys import CORE, IDS, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
@@ -30,6 +31,12 @@ Label = Annotated[
     ),
 ]
 Scopes = Annotated[list[Scope], Meta(min_length=1)]
+QueueLength = Annotated[int, Meta(ge=1, le=100_000_000, description="Tasks that may wait")]
+Running = Annotated[int, Meta(ge=1, le=100_000_000, description="Tasks that may be with nodes at a time")]
+LongestTimeout = Annotated[int, Meta(ge=1, le=900, description="Seconds that a function may ask for")]
+MostCpus = Annotated[float, Meta(ge=1, le=64, description="CPUs that a function may ask for")]
+MostMemory = Annotated[int, Meta(ge=256, le=16 * 1024 * 1024, description="MiB that a function may ask for")]
+MayBePrivileged = Annotated[bool, Meta(description="Whether a function may ask for it")]
 ExpiresIn = Annotated[int, Meta(ge=1, le=10 * YEAR, description="Seconds")]
 
 
@@ -39,6 +46,34 @@ class NewAccount(Struct, frozen=True, forbid_unknown_fields=True):
     name: Label
 
 
+class LimitsView(Struct, frozen=True, rename="camel"):
+    """What an account may have by its own limits. Null: what the settings of the dispatcher give to all."""
+
+    queue_length: int | None
+    running: int | None
+    timeout: int | None
+    cpu_count: int | float | None
+    mem_size: int | None
+    privileged: bool | None
+
+
+class LimitsChange(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What shall be different about an account's limits; the rest stays. Null takes a limit away."""
+
+    queue_length: QueueLength | UnsetType | None = UNSET
+    running: Running | UnsetType | None = UNSET
+    timeout: LongestTimeout | UnsetType | None = UNSET
+    cpu_count: MostCpus | UnsetType | None = UNSET
+    mem_size: MostMemory | UnsetType | None = UNSET
+    privileged: MayBePrivileged | UnsetType | None = UNSET
+
+
+class AccountChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """What shall be different about an account."""
+
+    limits: LimitsChange
+
+
 class AccountView(Struct, frozen=True):
     """An account. Those who administer can see and change the accounts and tokens of all."""
 
@@ -46,6 +81,7 @@ class AccountView(Struct, frozen=True):
     name: str
     administers: bool
     created: str
+    limits: LimitsView
 
 
 class NewToken(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -126,6 +162,25 @@ async def show_account(request: web.Request, account: str) -> web.StreamResponse
     """Show an account."""
     own = await _own(request, account)
     return json(_account_view(await _within_reach(request, own, request.match_info["accountId"])))
+
+
+async def change_account(request: web.Request, account: str) -> web.StreamResponse:
+    """Change what an account may have. It holds from the answer on; at other dispatchers within a second or two."""
+    await _administering(request, account)
+    asked = await document(request, AccountChange)
+    found = await _within_reach(request, await _own(request, account), request.match_info["accountId"])
+    given = {
+        name: limit for name in asked.limits.__struct_fields__ if (limit := getattr(asked.limits, name)) is not UNSET
+    }
+    limits = msgspec.structs.replace(found.limits, **given)
+    if limits == found.limits:
+        return web.Response(status=204)
+    line = audit.line(request, "account.limit", found.id, f"{found.name}: {_words(given)}", account=found.id)
+    if not await request.app[CORE].store.set_account_limits(found.id, limits, line):
+        raise not_found("account")
+    audit.committed(line)
+    await request.app[CORE].refresh_quotas()
+    return web.Response(status=204)
 
 
 # Tokens -------------------------------------------------------------------------------------------
@@ -239,7 +294,17 @@ async def _token(request: web.Request, account: str) -> Token:
 
 
 def _account_view(account: Account) -> AccountView:
-    return AccountView(account.id, account.name, account.administers, epoch_seconds(account.created_ms))
+    limits = LimitsView(*msgspec.structs.astuple(account.limits))
+    return AccountView(account.id, account.name, account.administers, epoch_seconds(account.created_ms), limits)
+
+
+def _words(limits: dict[str, float | bool | None]) -> str:
+    """Say what was changed, for people."""
+    said = {None: "none", True: "yes", False: "no"}
+    return ", ".join(
+        f"{name} {said[limit] if limit is None or isinstance(limit, bool) else plain(limit)}"
+        for name, limit in limits.items()
+    )
 
 
 def _token_view(token: Token) -> TokenView:

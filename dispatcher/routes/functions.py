@@ -19,7 +19,7 @@ from dispatcher.routes.keys import CORE, IDS, PRINCIPAL, now_ms
 from dispatcher.routes.paging import cursor_of, limit_of, page
 from dispatcher.routes.reading import document, parameter
 from dispatcher.routes.tasks import Created
-from dispatcher.store.access import Scope
+from dispatcher.store.access import AccountLimits, Scope
 from dispatcher.store.errors import NameTaken
 from dispatcher.store.records import Function
 
@@ -31,6 +31,9 @@ LEAST_CPU = 0.01
 
 ENV_BYTES = 64 * 1024
 """Bytes of all names and values of the environment together."""
+
+TIMEOUT = 10
+"""Seconds that a function has which asked for nothing else."""
 
 CHANGE_TRIES = 5
 """So often a change is tried again when another one came between."""
@@ -201,6 +204,7 @@ async def create_function(request: web.Request, account: str) -> web.StreamRespo
         warm=asked.warm,
         ready_path=asked.ready_path,
         retries=asked.retries,
+        timeout=min(TIMEOUT, _limits(request, account).timeout or TIMEOUT),
         grace=asked.grace,
         pull=asked.pull,
     )
@@ -252,7 +256,9 @@ async def change_function(request: web.Request, account: str) -> web.StreamRespo
 
 async def set_capabilities(request: web.Request, account: str) -> web.StreamResponse:
     """Set what a function asks of a node. Tasks that exist keep what they asked for."""
-    return await _change(request, account, await document(request, CapabilitiesChange))
+    asked = await document(request, CapabilitiesChange)
+    _check_limits(_limits(request, account), asked)
+    return await _change(request, account, asked)
 
 
 async def remove_function(request: web.Request, account: str) -> web.StreamResponse:
@@ -323,6 +329,27 @@ async def _change(
         except NameTaken:
             raise _name_taken(after.name) from None
     raise Problem("CONFLICT", "the function is being changed by others at the same time")
+
+
+def _limits(request: web.Request, account: str) -> AccountLimits:
+    return request.app[CORE].quotas.of(account)
+
+
+def _check_limits(limits: AccountLimits, asked: CapabilitiesChange) -> None:
+    """Return if an account may ask for this.
+
+    Raises:
+        Problem: It is beyond a limit of the account. What its functions asked for before stays.
+    """
+    for field, wanted, most in (
+        ("timeout", asked.timeout, limits.timeout),
+        ("cpuCount", asked.cpu_count, limits.cpu_count),
+        ("memSize", asked.mem_size, limits.mem_size),
+    ):
+        if wanted is not UNSET and most is not None and wanted > most:
+            raise invalid(field, f"{field}: the functions of this account may ask for {plain(most)} at most")
+    if asked.privileged is True and limits.privileged is False:
+        raise invalid("privileged", "privileged: the functions of this account may not ask for it")
 
 
 def _tell_nodes(request: web.Request, *revisions: Revision) -> None:

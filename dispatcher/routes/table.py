@@ -211,6 +211,8 @@ TABLE = (
           gives={204: None}, problems=("NOT_FOUND", "CONFLICT")),
     Route("GET", "/v1/account/list", access.list_accounts, ACCOUNT, scopes=ADMIN,
           query=PAGE_OF_ACCOUNTS, gives={200: list[access.AccountView]}, problems=("NOT_FOUND",)),
+    Route("PATCH", "/v1/account/{accountId}", access.change_account, ACCOUNT, scopes=ADMIN,
+          asks=access.AccountChange, gives={204: None}, problems=("FORBIDDEN", "NOT_FOUND", *UPLOAD)),
     Route("POST", "/v1/account", access.create_account, ACCOUNT, scopes=ADMIN,
           asks=access.NewAccount, gives={201: tasks.Created}, makes="/v1/account/{accountId}",
           problems=("NOT_FOUND", "CONFLICT", *UPLOAD)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 
@@ -20,18 +21,48 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class AccountLimits(Struct, frozen=True, omit_defaults=True):
+    """What an account may have. None is no limit.
+
+    Attributes:
+        queue_length: Tasks that may wait.
+        running: Tasks that may be with nodes at a time.
+        timeout: Seconds that its functions may ask for.
+        cpu_count: CPUs that its functions may ask for.
+        mem_size: MiB that its functions may ask for.
+        privileged: Whether its functions may ask for it.
+    """
+
+    queue_length: int | None = None
+    running: int | None = None
+    timeout: int | None = None
+    cpu_count: float | None = None
+    mem_size: int | None = None
+    privileged: bool | None = None
+
+    def over(self, others: AccountLimits) -> AccountLimits:
+        """Give these limits, and the others' where there is none."""
+        own = {name: limit for name in self.__struct_fields__ if (limit := getattr(self, name)) is not None}
+        return msgspec.structs.replace(others, **own)
+
+
+NO_LIMITS = AccountLimits()
+
+
 class Account(Struct, frozen=True):
     """Whoever owns functions, tasks and nodes.
 
     Attributes:
         name: No other account has it.
         administers: Its tokens with the scope `Scope.ADMIN` are good for the accounts and tokens of all.
+        limits: Its own. Where it has none, those hold that the dispatcher's settings give to all.
     """
 
     id: str
     name: str
     administers: bool = False
     created_ms: int = 0
+    limits: AccountLimits = NO_LIMITS
 
 
 class Token(Struct, frozen=True):
@@ -107,6 +138,12 @@ class AccessStore(Protocol):
 
     async def accounts(self, limit: int, after: str | None) -> list[Account]:
         """List accounts by id, starting above ``after``."""
+
+    async def account_limits(self) -> dict[str, AccountLimits]:
+        """Give the limits of all accounts that have some of their own."""
+
+    async def set_account_limits(self, account_id: str, limits: AccountLimits, audit: AuditLine | None = None) -> bool:
+        """Let an account have these limits of its own; False where there is no such account."""
 
     # tokens
 

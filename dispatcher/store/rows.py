@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from agent.protocol import Headers, Lease, Log, Revision, Spans
-from dispatcher.store.access import Account, AuditLine, Scope, Token
+from dispatcher.store.access import NO_LIMITS, Account, AccountLimits, AuditLine, Scope, Token
 from dispatcher.store.records import Claim, Function, Leased, Node, RecentEnd, Result, State, Task, TaskLine
 
 Row = Sequence[Any]
 
-ACCOUNT = "id, name, administers, created_ms"
+ACCOUNT = "id, name, administers, created_ms, limits"
 """Columns of `account`."""
 
 TOKEN = "t.id, t.account, t.name, t.scopes, t.created_ms, t.expires_ms"  # noqa: S105 - columns
@@ -64,6 +64,7 @@ LOG = "head, omitted, tail"
 
 _encoder = msgspec.json.Encoder()
 _headers = msgspec.json.Decoder(Headers)
+_limits = msgspec.json.Decoder(AccountLimits)
 _revision = msgspec.json.Decoder(Revision)
 _spans = msgspec.json.Decoder(Spans)
 
@@ -79,8 +80,18 @@ def revision(definition: bytes) -> Revision:
 
 def account(row: Row) -> Account:
     """Make an account of the columns `ACCOUNT`."""
-    account_id, name, administers, created_ms = row
-    return Account(account_id, name, bool(administers), created_ms)
+    account_id, name, administers, created_ms, limits = row
+    return Account(account_id, name, bool(administers), created_ms, account_limits(limits))
+
+
+def account_limits(column: bytes | None) -> AccountLimits:
+    """Read the column `limits`, which is null where an account has none of its own."""
+    return NO_LIMITS if column is None else _limits.decode(column)
+
+
+def account_limits_column(limits: AccountLimits) -> bytes | None:
+    """Write limits as the column `limits` keeps them."""
+    return None if limits == NO_LIMITS else encode(limits)
 
 
 def token(row: Row) -> Token:

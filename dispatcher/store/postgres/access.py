@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 
 from dispatcher.store import rows
-from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope, Token
+from dispatcher.store.access import Account, AccountLimits, AuditLine, BrowserSession, Scope, Token
 from dispatcher.store.errors import LastToken, NameTaken
 from dispatcher.store.postgres.connections import Db
 from dispatcher.store.postgres.words import storable
@@ -44,8 +44,9 @@ async def add_account(db: Db, account: Account) -> None:
     """See `AccessStore.add_account`."""
     try:
         await db.execute(
-            "INSERT INTO account (id, name, administers, created_ms) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO account (id, name, administers, created_ms, limits) VALUES ($1, $2, $3, $4, $5)",
             *(account.id, storable(account.name), account.administers, account.created_ms),
+            rows.account_limits_column(account.limits),
         )
     except asyncpg.UniqueViolationError:
         raise NameTaken(account.name) from None
@@ -65,6 +66,20 @@ async def accounts(db: Db, limit: int, after: str | None) -> list[Account]:
         *(after, limit),
     )
     return [rows.account(row) for row in found]
+
+
+async def account_limits(db: Db) -> dict[str, AccountLimits]:
+    """See `AccessStore.account_limits`."""
+    found = await db.fetch("SELECT id, limits FROM account WHERE limits IS NOT NULL")
+    return {account_id: rows.account_limits(limits) for account_id, limits in found}
+
+
+async def set_account_limits(db: Db, account_id: str, limits: AccountLimits) -> bool:
+    """See `AccessStore.set_account_limits`."""
+    changed = await db.fetchval(
+        "UPDATE account SET limits = $1 WHERE id = $2 RETURNING 1", rows.account_limits_column(limits), account_id
+    )
+    return changed is not None
 
 
 # tokens

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from dispatcher.store import rows
-from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope, Token
+from dispatcher.store.access import Account, AccountLimits, AuditLine, BrowserSession, Scope, Token
 from dispatcher.store.errors import LastToken, NameTaken
 
 P = ParamSpec("P")
@@ -42,8 +42,14 @@ def add_account(db: sqlite3.Connection, account: Account) -> None:
     if db.execute("SELECT 1 FROM account WHERE name = ?", (account.name,)).fetchone() is not None:
         raise NameTaken(account.name)
     db.execute(
-        "INSERT INTO account (id, name, administers, created_ms) VALUES (?, ?, ?, ?)",
-        (account.id, account.name, account.administers, account.created_ms),
+        "INSERT INTO account (id, name, administers, created_ms, limits) VALUES (?, ?, ?, ?, ?)",
+        (
+            account.id,
+            account.name,
+            account.administers,
+            account.created_ms,
+            rows.account_limits_column(account.limits),
+        ),
     )
 
 
@@ -60,6 +66,18 @@ def accounts(db: sqlite3.Connection, limit: int, after: str | None) -> list[Acco
         (after, limit),
     )
     return [rows.account(row) for row in found]
+
+
+def account_limits(db: sqlite3.Connection) -> dict[str, AccountLimits]:
+    """See `AccessStore.account_limits`."""
+    found = db.execute("SELECT id, limits FROM account WHERE limits IS NOT NULL")
+    return {account_id: rows.account_limits(limits) for account_id, limits in found}
+
+
+def set_account_limits(db: sqlite3.Connection, account_id: str, limits: AccountLimits) -> bool:
+    """See `AccessStore.set_account_limits`."""
+    changed = db.execute("UPDATE account SET limits = ? WHERE id = ?", (rows.account_limits_column(limits), account_id))
+    return changed.rowcount == 1
 
 
 # tokens

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from agent.protocol import Lease, Log, Phase, Revision
-from dispatcher.store.access import Account, AuditLine, BrowserSession, Token
+from dispatcher.store.access import Account, AccountLimits, AuditLine, BrowserSession, Token
 from dispatcher.store.calls import StoreCalls
 from dispatcher.store.errors import BodyMissing, KeyReused, StoreUnavailable, UploadOvertaken
 from dispatcher.store.pieces import pieces
@@ -108,6 +108,12 @@ class SqliteStore:
 
     async def accounts(self, limit: int, after: str | None) -> list[Account]:
         return await self._read(access.accounts, limit, after)
+
+    async def account_limits(self) -> dict[str, AccountLimits]:
+        return await self._read(access.account_limits)
+
+    async def set_account_limits(self, account_id: str, limits: AccountLimits, audit: AuditLine | None = None) -> bool:
+        return await self._change(audit, access.set_account_limits, account_id, limits)
 
     async def add_token(self, token: Token, secret_hash: bytes, audit: AuditLine | None = None) -> None:
         await self._change(audit, access.add_token, token, secret_hash)

@@ -67,3 +67,20 @@ async def test_a_time_that_is_none_is_a_usage_error(api: Api, given: str) -> Non
     """Exit code 2, with what was expected."""
     code, _, err = await fernd(api, "token", "create", "x", "--scope", "tasks", "--expires-in", given)
     assert (code, "expected a time" in err) == (2, True)
+
+
+async def test_limits_of_an_account(api: Api) -> None:
+    """They are set, shown and taken away again; what is no limit is a wrong use."""
+    assert (await fernd(api, "account", "set", "default", "--running", "3", "--cpu", "1.5", "--privileged", "no"))[
+        0
+    ] == 0
+    assert (await fernd(api, "account", "set", "default", "--running", "none"))[0] == 0
+    _, shown, _ = await fernd(api, "account", "show", "default", "--json")
+    limits = json.loads(shown)["limits"]
+    assert {name: limit for name, limit in limits.items() if limit is not None} == {
+        "cpuCount": 1.5,
+        "privileged": False,
+    }
+    assert "limits.cpuCount" in (await fernd(api, "account", "show", "default"))[1]
+    assert (await fernd(api, "account", "set", "default", "--running", "many"))[0] == 2
+    assert (await fernd(api, "account", "set", "default"))[0] == 2

@@ -19,7 +19,7 @@ from agent.protocol import (
     Offer,
 )
 from tests.contract.http_api.api import SECONDS, Api, Node
-from tests.contract.replicas.pair import Pair
+from tests.contract.replicas.pair import NO_STORE, Pair
 
 
 async def test_created_here_run_there_awaited_here(pair: Pair) -> None:
@@ -197,3 +197,24 @@ async def until_end(stream: aiohttp.StreamReader) -> list[dict[str, str]]:
     while events[-1]["event"] != "end":
         events.append(await event(stream))
     return events
+
+
+async def test_what_runs_there_counts_here(pair: Pair) -> None:
+    """The tasks that an account may have with nodes are those of both dispatchers, and one that ends makes room."""
+    a, b = pair.api(pair.a), pair.api(pair.b)
+    for api, limits in ((a, {"running": 1}), (b, {"queueLength": 100})):  # so that both have seen the first one
+        assert (await api("PATCH", "/v1/account/default", content={"limits": limits})).status == 204
+    at_a = await pair.node(pair.a, slots=1)
+    function = await pair.function()
+    await a.task(function)
+    first = await at_a.take()
+    at_b = await pair.node(pair.b)
+    second = await a.task(function)
+    guests = (await a("POST", "/v1/account", content={"name": "guests"})).json()["id"]
+    made = await a("POST", "/v1/token", content={"name": "t", "scopes": ["tasks", "functions"], "account": guests})
+    guest = Api(pair.http, pair.a.url, made.json()["token"], NO_STORE)
+    # What A tells is heard in its order: the guest's task comes after the second one, and goes past it.
+    other = await guest.task(await guest.function())
+    assert (await at_b.take()).lease.task == other
+    await at_a.finish(first.lease, status=200)
+    assert (await at_b.take()).lease.task == second

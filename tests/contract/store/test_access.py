@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from dispatcher.store.access import Account, AuditLine, BrowserSession, Scope
+from dispatcher.store.access import Account, AccountLimits, AuditLine, BrowserSession, Scope
 from dispatcher.store.base import Store
 from dispatcher.store.errors import LastToken, NameTaken
 from tests.contract.store.cases import (
@@ -220,3 +220,18 @@ async def test_lines_are_listed_newest_first_and_removed_by_age(store: Store) ->
     assert await store.remove_audit(5, 3) == 1
     assert await store.remove_audit(5, 3) == 0
     assert await numbers(None, 10, None) == [6, 5]
+
+
+async def test_an_account_has_limits_of_its_own(store: Store) -> None:
+    """They come back as they were set, are listed where there are any, and can be taken away again."""
+    limits = AccountLimits(queue_length=5, running=2, cpu_count=1.5, privileged=False)
+    await store.add_account(ADMINISTRATORS)
+    await store.add_account(Account("other", "other", limits=AccountLimits(timeout=60)))
+    assert await store.account_limits() == {"other": AccountLimits(timeout=60)}
+    assert await store.set_account_limits(ADMINISTRATORS.id, limits, audit_line())
+    assert not await store.set_account_limits("nobody", limits, audit_line(2))
+    assert await store.account(ADMINISTRATORS.id) == replace(ADMINISTRATORS, limits=limits)
+    assert await store.account_limits() == {ADMINISTRATORS.id: limits, "other": AccountLimits(timeout=60)}
+    assert await store.audit(None, 10, None) == [audit_line()]
+    assert await store.set_account_limits("other", AccountLimits())
+    assert list(await store.account_limits()) == [ADMINISTRATORS.id]
