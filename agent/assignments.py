@@ -52,6 +52,7 @@ class Assignments:
 
     Args:
         capabilities: Gives what this node is, as offers are judged by it.
+        allowed_accounts: Those whose tasks the operator lets run; None: all.
         allowed_images: Patterns of the images that the operator lets run.
         privileged_images: Patterns of the images that the operator lets run privileged.
         begin, send, gave_back, metrics: See `Workplace`.
@@ -65,6 +66,7 @@ class Assignments:
         availability: Availability,
         *,
         capabilities: Callable[[], Capabilities],
+        allowed_accounts: Sequence[str] | None,
         allowed_images: Sequence[str] | None,
         privileged_images: Sequence[str],
         begin: Begin,
@@ -76,6 +78,7 @@ class Assignments:
         self._permits = permits
         self._availability = availability
         self._capabilities = capabilities
+        self._allowed_accounts = allowed_accounts
         self._allowed_images = allowed_images
         self._privileged_images = privileged_images
         self._send = send
@@ -195,7 +198,7 @@ class Assignments:
         offer = kept.offer
         if kept.outcome is not None or offer is None or offer.revision.mode != "job":
             return None
-        permit = self._permits.try_take(*offer.revision.share_of(self._capabilities()))
+        permit = self._permits.try_take(*offer.revision.share_of(self._capabilities()), offer.account)
         return Attempt.of_interrupted(offer, permit, self._workplace) if permit is not None else None
 
     async def _wait_for_engine(self) -> None:
@@ -231,16 +234,26 @@ class Assignments:
         self._offers_seen = max(self._offers_seen, offer.number)
         if offer.lease in self._attempts:
             return
-        reason = self._objection(offer)
-        permit = self._permits.try_take(*offer.revision.share_of(self._capabilities())) if not reason else None
+        refused = self._refusal(offer)
+        reason = refused or self._objection(offer)
+        share = offer.revision.share_of(self._capabilities())
+        permit = self._permits.try_take(*share, offer.account) if not reason else None
         if permit is None:
             reason = reason or "no permit"
             self._log.info("offer declined", task=offer.lease.task, attempt=offer.lease.attempt, reason=reason)
             self._metrics.offers_declined += 1
-            self._send(Decline(offer.lease, reason, self.credit()))
+            self._send(Decline(offer.lease, reason, self.credit(), account=bool(refused)))
             return
         self._metrics.offers_taken += 1
         self._attempts[offer.lease] = Attempt.of_offer(offer, permit, self._workplace)
+
+    def _refusal(self, offer: Offer) -> str:
+        """Say why no task of an account can be taken now; empty if one can."""
+        if self._allowed_accounts is not None and offer.account not in self._allowed_accounts:
+            return "the account is not allowed"
+        if self._permits.is_beyond_share(*offer.revision.share_of(self._capabilities()), offer.account):
+            return "the account has its share"
+        return ""
 
     def _objection(self, offer: Offer) -> str:
         """Say why an offer cannot be taken, whatever is free; empty if it can."""

@@ -66,6 +66,24 @@ class CapacityConfig(Struct, frozen=True, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
 
 
+class AccountsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``accounts``: for whom this node works, and how much of it one account has at a time.
+
+    Tasks of a dispatcher that does not say whose they are count as those of one account that has no name.
+
+    Attributes:
+        allowed: Ids of the accounts whose tasks run here. Where it is not set: all.
+        cpu: CPUs that the tasks of one account take up at most. Where it is not set: all; so with the others.
+        memory: MiB of memory that they take up at most.
+        slots: Tasks of one account at the same time.
+    """
+
+    allowed: list[str] | None = None
+    cpu: Annotated[float, Meta(gt=0, le=4096)] | None = None
+    memory: Annotated[int, Meta(ge=16)] | None = None
+    slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+
+
 class ContainersConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The section ``containers``: how functions run.
 
@@ -254,6 +272,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     node: NodeConfig = field(default_factory=NodeConfig)
     dispatcher: DispatcherConfig = field(default_factory=DispatcherConfig)
     capacity: CapacityConfig = field(default_factory=CapacityConfig)
+    accounts: AccountsConfig = field(default_factory=AccountsConfig)
     containers: ContainersConfig = field(default_factory=ContainersConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)

@@ -22,7 +22,7 @@ import psutil
 import structlog
 
 from agent import __version__
-from agent.admission import Permits, capacity
+from agent.admission import Permits, account_share, capacity
 from agent.assignments import Assignments, NothingToAbort
 from agent.availability import Availability
 from agent.bodies import Bodies
@@ -113,7 +113,7 @@ class Node:
         self._log = structlog.get_logger()
 
         usable = capacity(config.capacity, machine.cpu_count, machine.mem_size)
-        self._permits = Permits(usable)
+        self._permits = Permits(usable, account_share(config.accounts, usable))
         self._metrics = Metrics()
         self._capabilities = Capabilities(
             cpu_count=min(machine.cpu_count, usable.cpus), mem_size=min(machine.mem_size, usable.memory)
@@ -200,6 +200,7 @@ class Node:
             self._permits,
             self._availability,
             capabilities=self._capabilities_now,
+            allowed_accounts=self._config.accounts.allowed,
             allowed_images=self._config.containers.allowed_images,
             privileged_images=self._config.containers.privileged_images,
             begin=self._begin_work,

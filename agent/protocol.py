@@ -273,11 +273,16 @@ class Accept(Struct, frozen=True, tag="accept"):
 
 
 class Decline(Struct, frozen=True, tag="decline"):
-    """The node did not take the offer, and did nothing for it."""
+    """The node did not take the offer, and did nothing for it.
+
+    Attributes:
+        account: The reason goes for other tasks of the account as well.
+    """
 
     lease: Lease
     reason: Text
     credit: Credit
+    account: bool = False
 
 
 class GiveBack(Struct, frozen=True, tag="give_back"):

@@ -49,7 +49,7 @@ RETURNS = 5
 RETURNS_REMEMBERED = 10_000
 
 SHUN_SECONDS = 5.0
-"""A node that declined a task is not asked again for the same revision for so long."""
+"""A node that declined a task is not asked again for the same revision, or account, for so long."""
 
 
 class Unsound(Exception):
@@ -164,7 +164,8 @@ class Attempts:
         if holding is None:
             return
         log.info("offer declined", task=message.lease.task, node=node, reason=message.reason)
-        self._matching.node_declined(node, holding.revision.key, self._monotonic() + SHUN_SECONDS)
+        what = holding.account if message.account else holding.revision.key
+        self._matching.node_declined(node, what, self._monotonic() + SHUN_SECONDS)
         self._leases.drop(message.lease)
         await self._release(holding)
 

@@ -63,7 +63,7 @@ class _Node(Struct):
     under_way: dict[int, tuple[float, int]] = {}
     """Share of cpu and memory of each offer that the node's credit does not know of yet."""
     shunned: dict[str, float] = {}
-    """Revisions that the node declined, and until when it is not asked again."""
+    """Keys of revisions, and accounts, that the node declined, and until when it is not asked again."""
     placed: tuple[float, float, float | None] = NO_ROOM
     """Its room when it was put into its classes last."""
 
@@ -73,6 +73,14 @@ class _Node(Struct):
             cpu -= share_cpu
             memory -= share_memory
         return cpu, memory, self.credit.slots - len(self.under_way)
+
+    def is_shunned(self, what: str, now: float) -> bool:
+        """Say whether the node is not to be asked for a revision or an account."""
+        until = self.shunned.get(what)
+        if until is None or until > now:
+            return until is not None
+        del self.shunned[what]
+        return False
 
     def room(self) -> tuple[float, float, float | None]:
         """Say what the classes that it could serve depend on: its distance, and what is free, if it takes tasks."""
@@ -244,11 +252,11 @@ class Matching:
             node.warm.add(revision_key)
             self._warm.setdefault(revision_key, SampledSet()).add(node_id)
 
-    def node_declined(self, node_id: str, revision_key: str, until: float) -> None:
-        """Do not ask a node for a revision again before a time of the monotonic clock."""
+    def node_declined(self, node_id: str, what: str, until: float) -> None:
+        """Do not ask a node for a revision, by its key, or for an account before a time of the monotonic clock."""
         node = self._nodes.get(node_id)
         if node is not None:
-            node.shunned[revision_key] = until
+            node.shunned[what] = until
 
     def node_left(self, node_id: str) -> None:
         """Forget a node."""
@@ -408,7 +416,7 @@ class Matching:
         """Match a revision of a line, or empty it: none of them waits any more, or they rest."""
         while line.keys:
             demand = self._demand[line.keys[0]]
-            node = self._choose(demand.revision, klass, now) if demand.count > 0 else None
+            node = self._choose(demand, klass, now) if demand.count > 0 else None
             if node is not None:
                 line.keys.rotate(-1)
                 demand.count -= 1
@@ -423,25 +431,23 @@ class Matching:
                 del self._demand[demand.revision.key]
         return None
 
-    def _choose(self, revision: Revision, klass: _Class, now: float) -> _Node | None:
+    def _choose(self, demand: _Demand, klass: _Class, now: float) -> _Node | None:
+        revision = demand.revision
         for holders in (self._warm.get(revision.key), self._images.get(revision.image)):
             if not holders:
                 continue
             near = (node_id for node_id in holders.sample(SAMPLE, self._rng) if node_id in klass.ready)
-            chosen = self._best(near, revision.key, now)
+            chosen = self._best(near, demand, now)
             if chosen is not None:
                 return chosen
-        return self._best(klass.ready.sample(SAMPLE, self._rng), revision.key, now)
+        return self._best(klass.ready.sample(SAMPLE, self._rng), demand, now)
 
-    def _best(self, node_ids: Iterable[str], revision_key: str, now: float) -> _Node | None:
+    def _best(self, node_ids: Iterable[str], demand: _Demand, now: float) -> _Node | None:
         best: tuple[tuple[int, float], _Node] | None = None
         for node_id in node_ids:
             node = self._nodes[node_id]
-            until = node.shunned.get(revision_key)
-            if until is not None:
-                if until > now:
-                    continue
-                del node.shunned[revision_key]
+            if node.shunned and (node.is_shunned(demand.revision.key, now) or node.is_shunned(demand.account, now)):
+                continue
             cpu, _, _ = node.free()
             # By powers of two: round trips that are about as long count as alike.
             distance = int(node.capabilities.network_latency or 0).bit_length()

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from agent.calls import Calls
 from agent.capabilities import Machine
-from agent.config import AgentConfig, AvailabilityConfig, CapacityConfig, ContainersConfig, JournalConfig, StopConfig
+from agent.config import (
+    AccountsConfig,
+    AgentConfig,
+    AvailabilityConfig,
+    CapacityConfig,
+    ContainersConfig,
+    JournalConfig,
+    StopConfig,
+)
 from agent.containers.engine import EngineUnavailable
 from agent.containers.engine_values import failure_of
 from agent.invocation import GaveBack, Ran, Report, StopReason
@@ -167,6 +175,7 @@ class Running:
         grace: float = 5.0,
         availability: AvailabilityConfig | None = None,
         containers_config: ContainersConfig | None = None,
+        accounts: AccountsConfig | None = None,
         journal: JournalConfig | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -177,6 +186,7 @@ class Running:
             capacity=CapacityConfig(cpu=2, memory=512, slots=3),
             journal=journal or JournalConfig(),
             containers=containers_config or ContainersConfig(),
+            accounts=accounts or AccountsConfig(),
             availability=availability or AvailabilityConfig(),
             stop=StopConfig(grace_period=grace),
         )

@@ -19,7 +19,7 @@ from aiohttp import web
 
 import agent.session
 from agent import engine_watch
-from agent.config import ContainersConfig
+from agent.config import AccountsConfig, ContainersConfig
 from agent.invocation import GaveBack, Ran
 from agent.journal import Journal
 from agent.node import Phase
@@ -130,6 +130,29 @@ async def test_an_offer_that_cannot_be_taken_is_declined(
     await session.send(Offer(1, lease(), revision))
     decline = await session.expect(Decline)
     assert (decline.reason, decline.credit) == (reason, Credit(2, 512, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("accounts", "reason"),
+    [
+        (AccountsConfig(allowed=["other"]), "the account is not allowed"),
+        (AccountsConfig(slots=1), "the account has its share"),
+        (AccountsConfig(cpu=0.7), "the account has its share"),
+        (AccountsConfig(memory=150), "the account has its share"),
+    ],
+)
+async def test_the_operator_says_for_whom_the_node_works(
+    dispatcher: Dispatcher, start: StartNode, accounts: AccountsConfig, reason: str
+) -> None:
+    """What is beyond an account's part is declined, for the whole account; another account's task is taken."""
+    start(accounts=accounts)
+    session = await ready(dispatcher)
+    await session.send(*(Offer(number, lease(number), REVISION, account="one") for number in (1, 2)))
+    decline = await session.expect(Decline)
+    assert (decline.reason, decline.account) == (reason, True)
+    other = lease(3)
+    await session.send(Offer(3, other, REVISION, account="other"))
+    await session.expect(Accept, lambda accept: accept.lease == other)
 
 
 async def test_what_is_kept_ready(dispatcher: Dispatcher, start: StartNode) -> None:

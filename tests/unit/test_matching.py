@@ -116,6 +116,18 @@ def test_a_node_that_declined_is_left_alone_for_a_while() -> None:
     assert subject.next(5) is not None
 
 
+def test_an_account_that_was_declined_is_declined_whatever_it_asks_for() -> None:
+    """The node is asked for none of the account's revisions for a while, and for those of others all the same."""
+    subject = matching()
+    subject.node_joined("n", BIG, ROOMY, [], [])
+    subject.node_declined("n", ACCOUNT, until=5)
+    for number in (1, 2):
+        subject.added(revision(number), ACCOUNT)
+    subject.added(revision(3), "other")
+    assert [match.account for match in drain(subject)] == ["other"]
+    assert [match.revision.number for match in drain(subject, now=5)] == [1, 2]
+
+
 def test_a_claim_that_found_fewer_corrects_the_count() -> None:
     """Tasks that are gone from the store cost one claim; tasks added since are not forgotten."""
     subject = matching()

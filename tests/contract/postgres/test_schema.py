@@ -13,6 +13,9 @@ from dispatcher.store.postgres.address import parse
 from tests import postgres
 from tests.contract.store.cases import ACCOUNT, REVISION, new_task, task_id
 
+NEXT = schema.migrations()[-1].number + 1
+"""Of a migration that there is not yet."""
+
 
 def store_at(directory: Path) -> PostgresStore:
     return PostgresStore(parse(postgres.shared().schema(postgres.name_of(directory))), pool=4)
@@ -33,7 +36,7 @@ async def test_the_version_before_runs_on_a_newer_schema(tmp_path: Path) -> None
     """A migration that only adds is passed over by a program that does not know it; one that takes away is not."""
     old, new, too_new = store_at(tmp_path), store_at(tmp_path), store_at(tmp_path)
     await old.open()
-    adds = schema.Migration(2, "adds", 1, "ALTER TABLE task ADD COLUMN more TEXT NOT NULL DEFAULT 'x'")
+    adds = schema.Migration(NEXT, "adds", 1, "ALTER TABLE task ADD COLUMN more TEXT NOT NULL DEFAULT 'x'")
     new._known = [*new._known, adds]
     await new.open()
     await new.ping()
@@ -42,7 +45,7 @@ async def test_the_version_before_runs_on_a_newer_schema(tmp_path: Path) -> None
     await old.close()
     await old.open()
     await old.ping()
-    takes = schema.Migration(3, "takes", 2, "ALTER TABLE task DROP COLUMN more")
+    takes = schema.Migration(NEXT + 1, "takes", NEXT, "ALTER TABLE task DROP COLUMN more")
     too_new._known = [*new._known, takes]
     await too_new.open()
     await old.close()
@@ -55,8 +58,8 @@ async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """The schema is as it was before, and the next start does it again."""
     store = store_at(tmp_path)
     good = store._known
-    store._known = [*good, schema.Migration(2, "fails", 1, "CREATE TABLE half (x INTEGER); SELECT nonsense")]
-    with pytest.raises(StoreUnavailable, match=r"migration 2 \(fails\)"):
+    store._known = [*good, schema.Migration(NEXT, "fails", 1, "CREATE TABLE half (x INTEGER); SELECT nonsense")]
+    with pytest.raises(StoreUnavailable, match=rf"migration {NEXT} \(fails\)"):
         await store.open()
     assert postgres.shared().sql(f"SELECT to_regclass('{postgres.name_of(tmp_path)}.half') IS NULL") == "t"
     store._known = good
