@@ -26,6 +26,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
         connections: Connections at a time, sessions of nodes among them. One more is answered 503.
         keep_alive: Seconds that a connection may be idle, or take to send the head of a request.
         read_timeout: Seconds that a body may stand still while it is read, or while a caller reads it.
+        read_rate: Bytes a second with which a body must come at least, on the average, once ``read_timeout`` is over.
         stop_grace: Seconds that requests under way have to end when the dispatcher stops.
     """
 
@@ -34,6 +35,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 12_000
     keep_alive: Seconds = 75
     read_timeout: Seconds = 30
+    read_rate: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 500
     stop_grace: Annotated[float, Meta(ge=0, le=3_600)] = 5
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """What happens to tasks, for whoever watches or waits.
 
 Events are for eyes: they are kept in memory, a bounded number for each task that is under way, and
-the store remains the truth. A watcher that falls behind misses the oldest ones and sees the gap in
+the store remains the truth. A task that waits for its first attempt, and that nobody watches, takes up
+no memory here. A watcher that falls behind misses the oldest ones and sees the gap in
 the ids; where a task stands it learns all the same, however many log lines came since.
 """
 
@@ -165,6 +166,15 @@ class Events:
     def watching(self) -> int:
         """Streams of events that are open."""
         return self._watched.total()
+
+    def waits(self, task_id: str) -> None:
+        """Tell those who follow its account of a new task. Its own events `begin` with a watcher, or with a node."""
+        self._changed(task_id)
+
+    def begin(self, task_id: str, issued_ms: int) -> None:
+        """Let the events of a task begin with its first wait, unless something else is known of it."""
+        if not self.known(task_id) and task_id not in self._recent:
+            self._write(task_id, "state", {"state": "queued"}, issued_ms)
 
     def publish(self, task_id: str, kind: Kind, content: dict[str, Any]) -> None:
         """Write an event. ``end`` is the last one of a task."""

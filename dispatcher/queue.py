@@ -142,7 +142,7 @@ class Queue:
         self.backlog.check_room(new.account)
         task_id = await self._store.create_task(new)
         if task_id == new.id:
-            self._events.publish(task_id, "state", {"state": State.QUEUED})
+            self._events.waits(task_id)
             self.put_back(new.revision, new.account)
         return task_id
 
@@ -154,7 +154,7 @@ class Queue:
         """
         self.backlog.check_room(new.account)
         draft = self.drafts.add(new)
-        self._events.publish(new.id, "state", {"state": State.QUEUED})
+        self._events.waits(new.id)
         self.backlog.came(new.account)
         self._matching.added(new.revision, new.account)
         self._match()
@@ -389,6 +389,8 @@ class Queue:
         self._matching.offered(match)
         if self._tracing is not None:
             holding.trace = self._tracing.offered(claim, self._now_ms())
+        if claim.lease.attempt == 1:
+            self._events.begin(task, claim.issued_ms)
         self._events.publish(
             task, "state", {"state": State.OFFERED, "node": match.node, "attempt": claim.lease.attempt}
         )

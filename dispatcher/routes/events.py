@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dispatcher.events import Event, Kind
+from dispatcher.events import Event, Events, Kind
 from dispatcher.routes.keys import CORE, STOPPING
 from dispatcher.routes.streams import PING_SECONDS, EventStream, last_seen
 from dispatcher.routes.tasks import task_of
@@ -22,9 +22,8 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
     if not await stream.begin():
         return stream.response
     if task.state not in (State.FINISHED, State.CANCELLED):
-        if not await request.app[CORE].events.introduced(task.id):
-            for kind, content in where_it_stands(task):
-                await stream.send(kind, content)
+        for kind, content in await introduction(request.app[CORE].events, task):
+            await stream.send(kind, content)
         last = await _follow(request, stream, task.id)
         if last is not None and last.kind == "end":
             return stream.response
@@ -38,8 +37,17 @@ async def watch_task(request: web.Request, account: str) -> web.StreamResponse:
     return stream.response
 
 
-def where_it_stands(task: Task) -> Iterable[tuple[Kind, dict[str, Any]]]:
-    """Say what the store knows of a task; no ids go with it, since these are no events that were numbered."""
+async def introduction(events: Events, task: Task) -> list[tuple[Kind, dict[str, Any]]]:
+    """Say where a task stands of which no events are known; nothing where they say it themselves.
+
+    No ids go with what the store knows, since these are no events that were numbered.
+    """
+    if task.state is State.QUEUED and task.attempt == 1:
+        events.begin(task.id, task.issued_ms)
+    return [] if await events.introduced(task.id) else list(_where_it_stands(task))
+
+
+def _where_it_stands(task: Task) -> Iterable[tuple[Kind, dict[str, Any]]]:
     state = {"state": task.state, "node": task.node, "attempt": task.attempt}
     yield "state", {key: value for key, value in state.items() if value}
     if task.phase is not None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from dispatcher.feed import Watcher
 from dispatcher.ids import is_object_id
 from dispatcher.problem import Problem, not_found
-from dispatcher.routes.events import where_it_stands
+from dispatcher.routes.events import introduction
 from dispatcher.routes.keys import CORE, PRINCIPAL, STOPPING
 from dispatcher.routes.nodes import live
 from dispatcher.routes.overview import summary, task_row
@@ -104,9 +104,8 @@ async def _tell_task(request: web.Request, stream: EventStream, account: str, ta
     core = request.app[CORE]
     task = await core.store.task(account, task_id)
     if task is not None and task.state not in (State.FINISHED, State.CANCELLED):
-        if not await core.events.introduced(task_id):
-            for kind, content in where_it_stands(task):
-                await stream.send("task", {"kind": kind, **content})
+        for kind, content in await introduction(core.events, task):
+            await stream.send("task", {"kind": kind, **content})
         async for event in core.events.watch(task_id, last_seen(request)):
             await stream.send("task", {"kind": event.kind, "at": event.at_ms, **event.content}, event.id)
             if event.kind == "end":

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import hdrs, http_exceptions, web
+from aiohttp import StreamReader, hdrs, http_exceptions, web
 from msgspec import Struct
 
 from agent.settings import expected
+from dispatcher.config import ServerConfig
 from dispatcher.problem import Problem, invalid
 from dispatcher.routes.keys import CONFIG, CORE, LARGE_JSON
 from dispatcher.store.pieces import CHUNK
@@ -117,7 +118,7 @@ async def chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
     """Give a request's body as it arrives, byte for byte as it was sent.
 
     Raises:
-        Problem: It is larger than the limit, stands still for too long, or does not arrive whole.
+        Problem: It is larger than the limit, comes too slowly, or does not arrive whole.
     """
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
@@ -125,17 +126,16 @@ async def chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not request.content.is_eof():
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    timeout = request.app[CONFIG].server.read_timeout
+    patience = _Patience(request.app[CONFIG].server)
     size = 0
     while True:
         try:
             if request.content.is_eof():  # the rest is here already: most bodies come with their head
                 chunk = request.content.read_nowait()
             else:
-                async with asyncio.timeout(timeout):
-                    chunk = await request.content.readany()
+                chunk = await patience.read(request.content, size)
         except TimeoutError:
-            raise Problem("TOO_SLOW", f"nothing of the body came for {timeout:g} s") from None
+            raise Problem("TOO_SLOW", patience.sentence) from None
         except (web.RequestPayloadError, http_exceptions.HttpProcessingError, ConnectionError):
             raise invalid("body", "the body did not arrive whole") from None
         if not chunk:
@@ -144,6 +144,40 @@ async def chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
         if size > limit:
             raise _too_large(limit)
         yield chunk
+
+
+class _Patience:
+    """Waits for a body that may stand still for a while, and must come with some speed all the same.
+
+    Only the time that is spent waiting counts: what is here already is not slow, whatever is done with it meanwhile.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._waited = 0.0
+
+    async def read(self, content: StreamReader, size: int) -> bytes:
+        """Give what comes next, after ``size`` bytes.
+
+        Raises:
+            TimeoutError: It did not come in time.
+        """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        left = self._config.read_timeout + size / self._config.read_rate - self._waited
+        try:
+            async with asyncio.timeout(min(self._config.read_timeout, left)):
+                return await content.readany()
+        finally:
+            self._waited += loop.time() - begun
+
+    @property
+    def sentence(self) -> str:
+        """What is too slow."""
+        return (
+            f"nothing of the body came for {self._config.read_timeout:g} s, or in all less than"
+            f" {self._config.read_rate} bytes a second"
+        )
 
 
 async def input_body(request: web.Request, key: str) -> Body:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import select
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -185,6 +186,39 @@ async def test_body_that_stands_still_is_given_up(api: Api) -> None:
     function_id = await api.function()
     head = f"POST /v1/task/{function_id} HTTP/1.1\r\nHost: x\r\nAuthorization: {api.token}\r\nContent-Length: 9\r\n\r\n"
     (await raw(api.port, head.encode(), b"abc")).problem(408, "TOO_SLOW")
+
+
+@pytest.mark.parametrize("size", [9_000, 900_000])
+async def test_body_that_drips_is_given_up(api: Api, size: int) -> None:
+    """A caller who sends a little now and then, so that nothing ever stands still, has no more time for it."""
+    function_id = await api.function()
+    request = f"POST /v1/task/{function_id} HTTP/1.1\r\nHost: x\r\nAuthorization: {api.token}\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(f"{request}Content-Length: {size}\r\n\r\n".encode())
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    async with asyncio.timeout(SECONDS):
+        assert (await reader.readline()).split()[1] == b"408"
+    dripping.cancel()
+    writer.close()
+
+
+async def test_body_that_comes_slowly_and_steadily_is_taken(serve: Serve) -> None:
+    """It may take longer than it may stand still."""
+    server = msgspec.structs.replace(CONFIG.server, read_timeout=2, read_rate=1)
+    api = await serve(msgspec.structs.replace(CONFIG, server=server))
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 10
+            await asyncio.sleep(0.1)
+
+    assert (await api("POST", f"/v1/task/{await api.function()}", body=body())).status == 201
 
 
 async def test_body_in_broken_pieces_is_invalid(api: Api) -> None:

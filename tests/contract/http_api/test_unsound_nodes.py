@@ -161,7 +161,7 @@ async def test_session_is_opened_by_get_alone(api: Api) -> None:
 
 
 async def test_node_that_does_not_read_is_shed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not take off the wire is not kept for it without bound: its session ends."""
+    """What it does not take off the wire is not kept without bound: its session ends, and others have its tasks."""
     monkeypatch.setattr(wire, "SEND_SECONDS", 0.2)
     node_id, credential = await api.join()
     ws = await connect(api, node_id, credential)
@@ -175,4 +175,7 @@ async def test_node_that_does_not_read_is_shed(api: Api, monkeypatch: pytest.Mon
                 # In the end more than all buffers on the way hold.
                 await api("POST", f"/v1/task/{function_id}", body=body)
     assert [entry["reason"] for entry in logs if entry["event"] == "session ended"] == ["the node reads too slowly"]
+    other = Node(api, *await api.join())
+    await other.open()
+    assert (await other.run()).lease.attempt == 2  # when the answer to the offer is due
     await ws.close()
