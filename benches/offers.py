@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -40,6 +40,9 @@ ACCOUNTS = 20
 OFFERS = 300
 ROUNDS = 7
 FEW_NODES, FEW_QUEUED = 10, 1000
+MANY_UNMET = 1000
+"""Sets of requirements that no node meets, and of which a task waits each."""
+
 CAPABILITIES = Capabilities(4, 4096, 2.0)
 FULL = Credit(0, 0, 0)
 
@@ -60,15 +63,29 @@ class Offered:
         """Nobody closes it."""
 
 
-def fill(path: Path, queued: int) -> None:
-    """Put so many tasks that wait into a store, of functions of several accounts, with requirements of five kinds."""
+class Setting(NamedTuple):
+    """What an offer is measured with: nodes, tasks that wait, and sets of requirements that no node meets."""
+
+    nodes: int
+    queued: int
+    unmet: int = 0
+
+
+def fill(path: Path, queued: int, unmet: int) -> None:
+    """Put so many tasks that wait into a store, of functions of several accounts, with requirements of five kinds.
+
+    One more waits for each set of requirements that no node meets.
+    """
     revisions = [
         Revision(f"{number:024x}", 1, f"image-{number}", mem_size=256 * (number % 5)) for number in range(FUNCTIONS)
+    ]
+    strange = [
+        Revision(f"{FUNCTIONS + number:024x}", 1, "image", cpu_count=64, mem_size=1 + number) for number in range(unmet)
     ]
     with sqlite3.connect(path) as database:
         database.executemany(
             "INSERT INTO revision VALUES (?, ?, ?)",
-            [(each.key, each.function, msgspec.json.encode(each)) for each in revisions],
+            [(each.key, each.function, msgspec.json.encode(each)) for each in (*revisions, *strange)],
         )
         database.execute(
             "INSERT INTO task (id, account, function, revision, state, issued_ms, fingerprint)"
@@ -76,6 +93,11 @@ def fill(path: Path, queued: int) -> None:
             " SELECT printf('%024x', i), printf('%024x', i % ?), printf('%024x', i % ?), printf('%024x.1', i % ?),"
             " 'queued', i, x'' FROM n",
             (queued, ACCOUNTS, FUNCTIONS, FUNCTIONS),
+        )
+        database.executemany(
+            "INSERT INTO task (id, account, function, revision, state, issued_ms, fingerprint)"
+            " VALUES (?, ?, ?, ?, 'queued', 0, x'')",
+            [(each.function.replace("0", "f", 1), "strange", each.function, each.key) for each in strange],
         )
         database.execute(
             "INSERT INTO task_input (task, query, headers, body, body_size)"
@@ -87,7 +109,9 @@ def fill(path: Path, queued: int) -> None:
 class Bench:
     """A queue over a store, with nodes that say one after the other that they have room for one task."""
 
-    def __init__(self, path: Path, nodes: int) -> None:
+    def __init__(self, path: Path, setting: Setting) -> None:
+        nodes = setting.nodes
+        self._setting = setting
         self._store = SqliteStore(path, synchronous="normal")
         self._nodes = nodes
         self._path = path
@@ -101,10 +125,10 @@ class Bench:
         self._rng = random.Random(2)
         self._pump: asyncio.Task[None] | None = None
 
-    async def open(self, queued: int) -> None:
+    async def open(self) -> None:
         """Fill the store, connect the nodes, and begin."""
         await self._store.open()
-        await asyncio.to_thread(fill, self._path, queued)
+        await asyncio.to_thread(fill, self._path, self._setting.queued, self._setting.unmet)
         for number in range(self._nodes):
             images = [f"image-{self._rng.randrange(FUNCTIONS)}" for _ in range(5)]
             self._matching.node_joined(str(number), CAPABILITIES, FULL, images, [])
@@ -138,13 +162,13 @@ class Bench:
         return spent / offers * 1e6
 
 
-async def compare(settings: Sequence[tuple[int, int]], offers: int, rounds: int) -> list[float]:
-    """Measure with each number of nodes and of tasks that wait, in turn; the medians, in microseconds."""
+async def compare(settings: Sequence[Setting], offers: int, rounds: int) -> list[float]:
+    """Measure with each setting, in turn; the medians, in microseconds."""
     with tempfile.TemporaryDirectory(prefix="fernd-offers-") as name:
-        benches = [Bench(Path(name) / f"{number}.sqlite", nodes) for number, (nodes, _) in enumerate(settings)]
+        benches = [Bench(Path(name) / f"{number}.sqlite", setting) for number, setting in enumerate(settings)]
         try:
-            for bench, (_, queued) in zip(benches, settings, strict=True):
-                await bench.open(queued)
+            for bench in benches:
+                await bench.open()
                 await bench.microseconds(offers // 4)
             found = [[await bench.microseconds(offers) for bench in benches] for _ in range(rounds)]
         finally:
@@ -165,11 +189,12 @@ async def run(
     details: dict[str, Any], nodes: int = 10_000, queued: int = 1_000_000, offers: int = OFFERS, rounds: int = ROUNDS
 ) -> list[Figure]:
     """Measure, and draw the picture."""
-    by_nodes = [(count, FEW_QUEUED) for count in steps(FEW_NODES, nodes)]
-    by_queued = [(FEW_NODES, count) for count in steps(FEW_QUEUED, queued)]
+    by_nodes = [Setting(count, FEW_QUEUED) for count in steps(FEW_NODES, nodes)]
+    by_queued = [Setting(FEW_NODES, count) for count in steps(FEW_QUEUED, queued)]
     of_nodes, of_queued = await compare(by_nodes, offers, rounds), await compare(by_queued, offers, rounds)
-    node_points = [(float(count), cost) for (count, _), cost in zip(by_nodes, of_nodes, strict=True)]
-    queue_points = [(float(count), cost) for (_, count), cost in zip(by_queued, of_queued, strict=True)]
+    met, unmet = await compare([Setting(FEW_NODES, FEW_QUEUED, count) for count in (0, MANY_UNMET)], offers, rounds)
+    node_points = [(float(setting.nodes), cost) for setting, cost in zip(by_nodes, of_nodes, strict=True)]
+    queue_points = [(float(setting.queued), cost) for setting, cost in zip(by_queued, of_queued, strict=True)]
     details["by_nodes_microseconds"], details["by_queued_microseconds"] = node_points, queue_points
     PICTURE.parent.mkdir(exist_ok=True)
     lines = [Line("against nodes", node_points), Line("against tasks", queue_points)]
@@ -182,6 +207,10 @@ async def run(
         Figure(
             f"offer cost, {queued:,} tasks wait ÷ {FEW_QUEUED:,}", of_queued[-1] / of_queued[0], at_most=1.3,
             note=f"{of_queued[-1]:.0f} µs ÷ {of_queued[0]:.0f} µs, {FEW_NODES} nodes",
+        ),
+        Figure(
+            f"offer cost, {MANY_UNMET:,} sets of requirements that no node meets ÷ none", unmet / met, at_most=1.2,
+            note=f"{unmet:.0f} µs ÷ {met:.0f} µs, {FEW_NODES} nodes, {FEW_QUEUED:,} tasks that fit wait",
         ),
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import or_
 
 from msgspec import Struct
 
@@ -61,14 +62,15 @@ class Lack(Struct, frozen=True):
     @classmethod
     def of(cls, need: Need, nodes: Iterable[Capabilities]) -> Lack | None:
         """Look at nodes; None where one of them could."""
-        some, missing = False, None
+        met: tuple[bool, ...] | None = None
         for capabilities in nodes:
-            some = True
-            checks = _checks(capabilities, need)
-            if all(checks.values()):
+            if need.is_met(capabilities) and need.is_near(capabilities):
                 return None
-            missing = {name for name, met in checks.items() if not met and (missing is None or name in missing)}
-        return cls(some, tuple(name for name in _checks(Capabilities(0, 0), need) if missing and name in missing))
+            checks = _checks(capabilities, need)
+            met = checks if met is None else tuple(map(or_, met, checks))
+        if met is None:
+            return cls()
+        return cls(True, tuple(name for name, by_some in zip(_names(need), met, strict=True) if not by_some))
 
     def with_others(self, other: Lack) -> Lack:
         """Say why none of the nodes here and there could: what one of them meets is not missing."""
@@ -85,11 +87,22 @@ class Lack(Struct, frozen=True):
         )
 
 
-def _checks(capabilities: Capabilities, need: Need) -> dict[str, bool]:
-    return {
-        f"cpuCount {need.cpu_count:g}": capabilities.cpu_count >= need.cpu_count,
-        f"memSize {need.mem_size} MiB": capabilities.mem_size >= need.mem_size,
-        f"networkLatency {need.network_latency:g} ms": need.is_near(capabilities),
-        "privileged": capabilities.privileged or not need.privileged,
-        "network internet": capabilities.internet or not need.internet,
-    }
+def _names(need: Need) -> tuple[str, ...]:
+    return (
+        f"cpuCount {need.cpu_count:g}",
+        f"memSize {need.mem_size} MiB",
+        f"networkLatency {need.network_latency:g} ms",
+        "privileged",
+        "network internet",
+    )
+
+
+def _checks(capabilities: Capabilities, need: Need) -> tuple[bool, ...]:
+    """Say which requirements a node meets, in the order of `_names`."""
+    return (
+        capabilities.cpu_count >= need.cpu_count,
+        capabilities.mem_size >= need.mem_size,
+        need.is_near(capabilities),
+        capabilities.privileged or not need.privileged,
+        capabilities.internet or not need.internet,
+    )
