@@ -29,6 +29,7 @@ PREFIX = "FERND_"
 SECTIONS = frozenset(
     {
         "access",
+        "accounts",
         "availability",
         "capacity",
         "containers",
@@ -41,6 +42,7 @@ SECTIONS = frozenset(
         "node",
         "otel",
         "queue",
+        "quotas",
         "server",
         "stop",
         "store",

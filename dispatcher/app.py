@@ -64,7 +64,7 @@ def build(
         no_capable_seconds=config.queue.wait,
         retention_seconds=config.store.retention,
         audit_seconds=config.access.audit_retention,
-        account=msgspec.convert(config.account_limits, AccountLimits, from_attributes=True),
+        account=msgspec.convert(config.quotas, AccountLimits, from_attributes=True),
     )
     app = web.Application(middlewares=[answer_problems])
     app[CONFIG] = config

@@ -85,8 +85,8 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     queue_length: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
 
 
-class AccountLimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The section ``account_limits``: what an account may have that has no limit of its own; see `fernd account set`.
+class QuotasConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The section ``quotas``: what an account may have that has no limit of its own; see `fernd account set`.
 
     Attributes:
         queue_length: Tasks of it that may wait. One more is answered `QUEUE_FULL`.
@@ -146,7 +146,7 @@ class DispatcherConfig(Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = field(default_factory=ServerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    account_limits: AccountLimitsConfig = field(default_factory=AccountLimitsConfig)
+    quotas: QuotasConfig = field(default_factory=QuotasConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     otel: OtelConfig = field(default_factory=OtelConfig)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.config import AccountLimitsConfig
+from dispatcher.config import QuotasConfig
 from tests.contract.http_api.api import CONFIG, Api, Node, Serve
 
 NONE = dict.fromkeys(("queueLength", "running", "timeout", "cpuCount", "memSize", "privileged"))
@@ -72,8 +72,8 @@ async def test_an_account_fills_its_own_queue_alone(api: Api, stranger: Api) -> 
 
 async def test_the_settings_are_the_limit_of_those_that_have_none(serve: Serve) -> None:
     """An account's own limit comes before them, be it higher or lower."""
-    settings = AccountLimitsConfig(queue_length=1, timeout=5)
-    api = await serve(msgspec.structs.replace(CONFIG, account_limits=settings))
+    settings = QuotasConfig(queue_length=1, timeout=5)
+    api = await serve(msgspec.structs.replace(CONFIG, quotas=settings))
     function = await api.function()
     assert (await api("GET", f"/v1/function/{function}")).json()["capabilities"]["timeout"] == 5
     await api.task(function)
