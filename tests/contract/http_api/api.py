@@ -46,6 +46,8 @@ CONFIG = DispatcherConfig(
 )
 """Small limits, so that tests reach them quickly."""
 
+CAPABILITIES = Capabilities(8, 8192, 1.5)
+
 T = TypeVar("T")
 
 
@@ -134,7 +136,9 @@ class Node:
         self._incoming: list[DispatcherMessage] = []
         self.ws: aiohttp.ClientWebSocketResponse
 
-    async def open(self, *, slots: int = 8, held: Sequence[Held] = ()) -> DispatcherHello:
+    async def open(
+        self, *, slots: int = 8, held: Sequence[Held] = (), capabilities: Capabilities = CAPABILITIES
+    ) -> DispatcherHello:
         """Begin a session with credit for some tasks."""
         self.ws = await self.api.http.ws_connect(
             f"{self.api.url}/v1/node/{self.id}/session",
@@ -142,7 +146,7 @@ class Node:
             headers={"Authorization": f"Bearer {self.credential}"},
         )
         self.credit = Credit(cpu=8, memory=8192, slots=slots)
-        await self.send(NodeHello("0.1.0", Capabilities(8, 8192, 1.5), self.credit, held=list(held)))
+        await self.send(NodeHello("0.1.0", capabilities, self.credit, held=list(held)))
         return await self.receive(DispatcherHello)
 
     async def send(self, *messages: NodeMessage) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -14,12 +15,13 @@ import pytest
 
 from agent.protocol import (
     Abandon,
+    Capabilities,
     DispatcherGoodbye,
     Held,
     Offer,
 )
 from tests.contract.http_api.api import SECONDS, Api, Node
-from tests.contract.replicas.pair import NO_STORE, Pair
+from tests.contract.replicas.pair import NO_STORE, Pair, two
 
 
 async def test_created_here_run_there_awaited_here(pair: Pair) -> None:
@@ -218,3 +220,20 @@ async def test_what_runs_there_counts_here(pair: Pair) -> None:
     assert (await at_b.take()).lease.task == other
     await at_a.finish(first.lease, status=200)
     assert (await at_b.take()).lease.task == second
+
+
+async def test_what_no_node_of_either_offers_is_named(tmp_path: Path) -> None:
+    """A requirement that a node of the other dispatcher meets is not said to be missing."""
+    async with two(tmp_path, FERND_QUEUE_WAIT="4") as pair:
+        a = pair.api(pair.a)
+        nodes = [
+            await pair.node(pair.a, capabilities=Capabilities(16, 8192)),
+            await pair.node(pair.b, capabilities=Capabilities(8, 8192)),
+        ]
+        function = await pair.function()
+        wanted = {"cpuCount": 16, "memSize": 16_384}
+        assert (await a("POST", f"/v1/function/{function}/capabilities", content=wanted)).status == 204
+        answer = await a("POST", f"/v1/task/{function}", headers={"Prefer": "wait=30"})
+        detail = answer.problem(503, "NO_CAPABLE_NODE")["detail"]
+        assert "no node offers memSize 16384 MiB" in detail
+        assert not any(node.ws.closed for node in nodes)
