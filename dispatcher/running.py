@@ -20,8 +20,8 @@ class Running:
     def __init__(self, most_of: Callable[[str], int | None] = lambda _: None) -> None:
         self._most_of = most_of
         self._here: Counter[str] = Counter()
-        self._elsewhere: dict[str, Mapping[str, int]] = {}
-        """Of each other dispatcher, what it told."""
+        self._elsewhere: dict[str, dict[str, int]] = {}
+        """Of each other dispatcher, what it told of accounts that have tasks with its nodes."""
         self._untold: set[str] = set()
         self.has_room: Callable[[str], None] = lambda _: None
         """Called with an account that was full and is not any more."""
@@ -71,7 +71,12 @@ class Running:
 
     def heard(self, dispatcher: str, counts: Mapping[str, int]) -> None:
         """Take in what another dispatcher tells."""
-        self._elsewhere[dispatcher] = {**self._elsewhere.get(dispatcher, {}), **counts}
+        known = self._elsewhere.setdefault(dispatcher, {})
+        for account, count in counts.items():
+            if count:
+                known[account] = count
+            else:
+                known.pop(account, None)
         self._let_go_on(counts)
 
     def gone(self, dispatcher: str) -> None:
