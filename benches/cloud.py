@@ -96,6 +96,13 @@ class Cloud:
                 raise RuntimeError(f"function not made: {content}")
             return str(content["id"])
 
+    async def require(self, function: str, **requirements: Any) -> None:
+        """Let a function ask something of its nodes."""
+        url = f"{self.url}/v1/function/{function}/capabilities"
+        async with self.session.post(url, json=requirements) as answer:
+            if answer.status != 204:
+                raise RuntimeError(f"requirements not taken: {await answer.text()}")
+
     async def invoke(self, function: str, body: bytes = b"{}") -> bytes:
         """Run a task, and give its result when it is there."""
         headers = {"Prefer": "wait=60", "Content-Type": "application/json"}
