@@ -19,7 +19,7 @@ from typing import Any
 
 from benches.figures import Figure, table, write
 
-BENCHES = ("path", "cold_start", "burst", "idle", "memory", "alternatives")
+BENCHES = ("path", "floor", "cold_start", "burst", "idle", "memory", "alternatives")
 """In this order. Others in this directory are run by themselves: they take long, or speak of one part only."""
 
 RESULTS = Path("var/bench.json")

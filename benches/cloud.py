@@ -175,9 +175,24 @@ def direct_container(client: docker.DockerClient, image: str) -> Iterator[str]:
     try:
         container.reload()
         (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+        _until_open(network["IPAddress"], 8080)
         yield f"http://{network['IPAddress']}:8080"
     finally:
         container.remove(force=True, v=True)
+
+
+def _until_open(host: str, port: int) -> None:
+    """Wait until somebody listens there."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def free_port() -> int:
