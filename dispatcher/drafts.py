@@ -26,7 +26,8 @@ from dispatcher.store.records import Ended, NewTask
 
 log = structlog.get_logger()
 
-WRITE_SECONDS = 0.25
+WRITE_SECONDS = 1.0
+"""A shorter time would add a commit to most tasks just when many wait, and the machine is busiest."""
 
 TOGETHER_SECONDS = 0.003
 """So long an end waits at most for others to share its commit."""

@@ -292,6 +292,7 @@ class Sessions:
                     for tasks in (self._work, under_way):
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
+            self._queue.room_changed()  # once for all that the frame freed: the offers leave in one frame, too
 
     async def _finish(self, work: Awaitable[None], session: Wire, node: Node, room: asyncio.Semaphore) -> None:
         """See one message through. Where the store fails, the node repeats it in its next session."""
@@ -345,7 +346,6 @@ class Sessions:
     def _credit(self, node: Node, presence: Presence, credit: Credit) -> None:
         presence.credit = credit
         self._matching.node_changed(node.id, credit=credit)
-        self._queue.room_changed()
         self._feed.node(node.account, node.id)
 
     def _heartbeat(self, session: Wire, node: Node, presence: Presence, message: NodeHeartbeat) -> None:
@@ -373,7 +373,6 @@ class Sessions:
             images=message.images,
             warm=message.warm,
         )
-        self._queue.room_changed()
         session.send(DispatcherHeartbeat(message.sent, self._now_ms()))
         self._feed.node(node.account, node.id)
 

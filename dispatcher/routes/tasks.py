@@ -138,7 +138,7 @@ async def create_task(request: web.Request, account: str) -> web.StreamResponse:
         raise Problem("CONFLICT", "this Idempotency-Key was used for another task", field="Idempotency-Key") from None
     if task_id == new.id:
         app[CORE].metrics.tasks_created += 1
-    return await _answer_in_time(request, account, task_id, seconds)
+    return await _answer_in_time(request, account, task_id, seconds, seconds)
 
 
 async def _run_draft(request: web.Request, new: NewTask, seconds: int) -> web.StreamResponse:
@@ -152,14 +152,22 @@ async def _run_draft(request: web.Request, new: NewTask, seconds: int) -> web.St
     ended = await asyncio.shield(draft.settled)
     app[CORE].metrics.tasks_created += 1
     if ended is None:
-        return await _answer_in_time(request, new.account, new.id, seconds)
+        left = draft.begun + seconds - asyncio.get_running_loop().time()
+        return await _answer_in_time(request, new.account, new.id, seconds, max(0.0, left))
     return await results.answer(request, results.End.of_ended(new, ended), waited=seconds)
 
 
-async def _answer_in_time(request: web.Request, account: str, task_id: str, seconds: int) -> web.StreamResponse:
-    """Answer with the result of a task that was created, if it comes while the caller waits, else with its id."""
+async def _answer_in_time(
+    request: web.Request, account: str, task_id: str, seconds: int, left: float
+) -> web.StreamResponse:
+    """Answer with the result of a task that was created, if it comes while the caller waits, else with its id.
+
+    Args:
+        seconds: So long the caller asked to wait.
+        left: What is left of that.
+    """
     app = request.app
-    if seconds and (task := await results.end_of(app, account, task_id, seconds)) is not None:
+    if seconds and (task := await results.end_of(app, account, task_id, left)) is not None:
         return await results.answer(request, results.End.of_task(task), waited=seconds)
     response = json(Created(task_id), 201, f"/v1/task/{task_id}")
     if seconds:

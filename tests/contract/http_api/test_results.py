@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp import web
 
 from agent.protocol import Ending, Log
+from dispatcher import drafts
+from dispatcher.routes import results
+from dispatcher.store.records import Task
 from tests.contract.http_api.api import Api, Node
 
 
@@ -105,6 +109,22 @@ async def test_wait_that_is_too_short_gives_the_id(api: Api) -> None:
     assert answer.status == 201
     task_id = answer.json()["id"]
     (await api("GET", f"/v1/task/{task_id}/result", headers={"Prefer": "wait=1"})).problem(404, "NOT_FINISHED")
+
+
+async def test_wait_counts_from_the_call(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time until a task is in the store, before which it has no id to be told, is a part of the wait."""
+    monkeypatch.setattr(drafts, "WRITE_SECONDS", 0.5)
+    waits: list[float] = []
+
+    async def noted(app: web.Application, account: str, task_id: str, seconds: float) -> Task | None:
+        waits.append(seconds)
+        return await end_of(app, account, task_id, seconds)
+
+    end_of = results.end_of
+    monkeypatch.setattr(results, "end_of", noted)
+    answer = await api("POST", f"/v1/task/{await api.function()}", headers={"Prefer": "wait=1"})
+    assert (answer.status, answer.headers["Preference-Applied"]) == (201, "wait=1")
+    assert [seconds <= 0.5 for seconds in waits] == [True]
 
 
 async def test_result_can_be_waited_for(api: Api, node: Node) -> None:
