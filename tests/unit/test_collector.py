@@ -28,7 +28,7 @@ def test_cycles_made_later_are_still_freed_by_themselves() -> None:
     """What becomes garbage while the process serves goes, without anybody asking for it."""
     collector.settle()
     gone = weakref.ref(_Cycle())
-    kept = [[] for _ in range(2 * collector.YOUNG)]
+    kept: list[list[None]] = [[] for _ in range(2 * collector.YOUNG)]
     assert kept
     assert gone() is None
 
