@@ -29,7 +29,7 @@ SAMPLE = 8
 """Nodes that are looked at for one match in each round of preference."""
 
 KEPT_CLASSES = 64
-"""Classes without demand go when another is made, where there are so many."""
+"""Classes without demand go when there are so many, and then when there are twice as many as stayed."""
 
 NO_ROOM = (-inf, -inf, None)
 
@@ -190,6 +190,7 @@ class Matching:
         self._nodes: dict[str, _Node] = {}
         self._shapes: dict[_Key, _Shape] = {}
         self._classes: dict[Need, _Class] = {}
+        self._classes_kept = KEPT_CLASSES
         self._demand: dict[str, _Demand] = {}
         self._warm: dict[str, SampledSet] = {}
         self._images: dict[str, SampledSet] = {}
@@ -471,7 +472,7 @@ class Matching:
         return klass
 
     def _forget_idle_classes(self) -> None:
-        if len(self._classes) < KEPT_CLASSES:
+        if len(self._classes) < self._classes_kept:
             return
         wanted = {Need.of(demand.revision) for demand in self._demand.values()}
         for need in [need for need in self._classes if need not in wanted]:
@@ -480,6 +481,7 @@ class Matching:
             self._open.pop(klass, None)
         for shape in self._shapes.values():
             shape.fits = [fit for fit in shape.fits if fit.klass.need in wanted]
+        self._classes_kept = max(KEPT_CLASSES, 2 * len(self._classes))
 
     def _take_turns(self, demand: _Demand) -> None:
         if not demand.in_turn:

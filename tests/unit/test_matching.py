@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.protocol import Capabilities, Credit, Revision
-from dispatcher.matching import PARK_SECONDS, Match, Matching, SampledSet
+from dispatcher.matching import KEPT_CLASSES, PARK_SECONDS, Match, Matching, SampledSet
 
 ACCOUNT = "account"
 FUNCTION = "6404b3da46551827c611ffe5"
@@ -126,6 +126,20 @@ def test_an_account_that_was_declined_is_declined_whatever_it_asks_for() -> None
     subject.added(revision(3), "other")
     assert [match.account for match in drain(subject)] == ["other"]
     assert [match.revision.number for match in drain(subject, now=5)] == [1, 2]
+
+
+def test_what_was_asked_for_once_is_not_remembered() -> None:
+    """A node that could serve everything that was ever asked for looks only at what is asked for now, more or less."""
+    subject = matching()
+    subject.node_joined("n", Capabilities(4, 1_000_000), Credit(4, 1_000_000, 8), [], [])
+    subject.added(revision(1, cpu_count=64), ACCOUNT)
+    for number in range(2, 1000):
+        subject.added(revision(number, mem_size=number), ACCOUNT)
+        [match] = drain(subject)
+        subject.settle(match)
+    assert len(subject._classes) <= 2 * KEPT_CLASSES
+    assert len(subject._nodes["n"].shape.fits) <= 2 * KEPT_CLASSES
+    assert [asked.number for asked in subject.waiting()] == [1]
 
 
 def test_a_claim_that_found_fewer_corrects_the_count() -> None:
