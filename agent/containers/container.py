@@ -30,9 +30,10 @@ SLOW_SECONDS = 1.0
 """An engine that takes longer to answer was away: where systemd holds its socket, calls wait for its return."""
 
 SETTLE_SECONDS = 0.003
-"""After so long without output, what the function wrote before its answer has arrived."""
+"""After so long without output, what the function wrote before its answer has arrived, if some of it has."""
 
 SETTLE_AT_MOST = 0.05
+"""So long its output is waited for in all, and so long where it wrote in its last call and nothing has come of this."""
 
 _FIRST_LOOK = 0.005
 _SLOWEST_LOOK = 1.0
@@ -107,7 +108,9 @@ class Container:
         self._start_over: StartOver | None = None
         self._listener: asyncio.Task[None] | None = None
         self._wrote_at: float | None = None
+        self._called_at = 0.0
         self._settled = False
+        self._wrote_last_time = False
         self._heard = Heard()
 
     def listen(self, attachment: Attachment, when_ended: Callable[[Container], None]) -> None:
@@ -142,11 +145,15 @@ class Container:
         """Wait for output after each call: what the function wrote in an earlier run of the agent is not known."""
         self._wrote_at = self._monotonic()
 
+    def begin_call(self) -> None:
+        """Take what is written from now on for the output of a call."""
+        self._called_at = self._monotonic()
+
     async def settle(self) -> None:
         """Wait until what the function wrote before its answer has most likely arrived.
 
-        Output takes another way than the answer, through the engine. A function that has written nothing
-        by the end of its first task is a silent one, and is not waited for after later ones.
+        Output takes another way than the answer, through the engine, and on a busy machine a longer one. A function
+        that has written nothing by the end of its first task is a silent one, and is not waited for after later ones.
         """
         first, self._settled = not self._settled, True
         if self._wrote_at is None and not first:
@@ -154,9 +161,14 @@ class Container:
         begun = self._monotonic()
         while (now := self._monotonic()) - begun < SETTLE_AT_MOST:
             quiet = now - max(self._wrote_at or begun, begun)
-            if quiet >= SETTLE_SECONDS:
-                return
-            await asyncio.sleep(SETTLE_SECONDS - quiet)
+            if quiet >= SETTLE_SECONDS and (self._wrote_in_call or not self._wrote_last_time):
+                break
+            await asyncio.sleep(max(SETTLE_SECONDS - quiet, SETTLE_SECONDS / 3))
+        self._wrote_last_time = self._wrote_in_call
+
+    @property
+    def _wrote_in_call(self) -> bool:
+        return self._wrote_at is not None and self._wrote_at >= self._called_at
 
     async def signal(self, name: str) -> None:
         """Send a signal to the function."""

@@ -66,6 +66,7 @@ async def _serve_in(execution: Execution, container: Container, sink: Sink, star
         container.ready = True
         execution.enter("running")
         frozen, begun = execution.host.freezer.seconds, execution.monotonic()
+        container.begin_call()
         answer = await _answer_or_ending(execution, container)
         if isinstance(answer, Ran):
             return answer
