@@ -21,7 +21,7 @@ async def test_what_runs_is_watched(dispatcher: Dispatcher, start: StartNode, tm
         function.report.phase("pulling")
         function.report.pulled(10 * 1024 * 1024, 40 * 1024 * 1024)
         arguments = ("agent", "status", "--watch", "--data-dir", str(tmp_path))
-        async with Terminal(*arguments, env={}, columns=120, rows=40) as terminal:
+        async with Terminal(*arguments, env={}, columns=150, rows=40) as terminal:
             await terminal.shows("pulling", "███░░░░░░░░░ 10.0 of 40.0 MiB")
             await terminal.shows("ready", "takes work    yes", f"{dispatcher.url} (connected)")
             await terminal.shows("███░░░░░░░░░ 0.5 held, 1.5 free", "████░░░░░░░░ 1 held, 2 free")
