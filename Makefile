@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-engine test-rest chaos scale fleet fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: help demo test test-engine test-rest chaos scale fleet fleet-faults fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
 .PHONY: test-install wheels deb check-arm64 image postgres-image
 
 help: ## list the targets
@@ -36,6 +36,9 @@ bench: setup base-image ## the benches: a table of targets and measured, and var
 
 fleet: setup ## ten thousand simulated nodes, a herd, and offers with a million tasks waiting: table, var/fleet.json, var/offers.svg
 	@$(BIN)/python -m benches offers fleet --json var/fleet.json
+
+fleet-faults: setup test-tools ## thousands of simulated nodes on two dispatchers over PostgreSQL, one fault after the other, each audited
+	@$(BIN)/python -m benches fleet_faults --json var/faults.json
 
 fuzz: setup ## many requests made from the description of the API, against it: EXAMPLES=200 of each kind, SEED= repeats
 	@EXAMPLES=$(or $(EXAMPLES),200) SEED=$(SEED) $(BIN)/pytest tests/contract/http_api/test_fuzz.py

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,7 +67,11 @@ class Process:
 
     def stop(self) -> None:
         """SIGTERM, and wait for the end."""
-        self._process.terminate()
+        self.end(signal.SIGTERM)
+
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal that ends it, and wait for that; nothing happens where it has ended."""
+        self._process.send_signal(number)
         self._process.wait(START_SECONDS)
 
 

@@ -4,10 +4,11 @@ A node does what an agent does for a task, without the engine: it keeps what it 
 acknowledged, says so in its next hello, and comes back by the agent's own rule when its connection breaks. WebSockets
 are spoken here directly, since what drives ten thousand of them must cost less than what is measured.
 
-    python -m benches.swarm FILE HOST PORT ADDRESS
+    python -m benches.swarm FILE HOST:PORT[,HOST:PORT…] ADDRESS SECONDS
 
-FILE holds a node id and its credential a line; the nodes connect from ADDRESS. Commands are read from standard input,
-a line each, and answered with one line of JSON: ``open``, ``drop``, ``state``, ``ledger``.
+FILE holds a node id and its credential a line; the nodes connect from ADDRESS, each to one of the dispatchers at first,
+and to the next one when that is away; they run each task for SECONDS. Commands are read from standard input, a line
+each, and answered with one line of JSON: ``open``, ``drop``, ``state``, ``ledger``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 from agent.backoff import full_jitter
 from agent.protocol import (
     HEARTBEAT_SECONDS,
+    SILENCE_SECONDS,
     SUBPROTOCOL,
     Abandon,
     Accept,
@@ -48,7 +52,6 @@ from agent.protocol import (
 SLOTS = 4
 CAPABILITIES = Capabilities(SLOTS, 4096, 2.0, arch="x86_64")
 IMAGES = [f"registry.example.org/team/function-{number}:latest" for number in range(5)]
-RUN_SECONDS = 0.05
 OPENED_TOGETHER = 64
 TICK_SECONDS = 0.02
 
@@ -69,20 +72,32 @@ class Ledger:
 class SimulatedNode(asyncio.Protocol):
     """One node, through all its connections."""
 
-    def __init__(self, node_id: str, credential: str, address: tuple[str, int], source: str, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        node: tuple[str, str],
+        addresses: Iterator[tuple[str, int]],
+        *,
+        source: str,
+        run_seconds: float,
+        ledger: Ledger,
+    ) -> None:
+        node_id, credential = node
         self._head = (
-            f"GET /v1/node/{node_id}/session HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
+            f"GET /v1/node/{node_id}/session HTTP/1.1\r\nHost: dispatcher\r\n"
             f"Authorization: Bearer {credential}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
             f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
         ).encode()
-        self._address = address
+        self._addresses = addresses
         self._source = source
+        self._run_seconds = run_seconds
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._upgraded = False
+        self._heard = 0.0
+        """When the dispatcher last said anything, by the loop's clock."""
         self._failures = 0
         self._rest = 0.0
         """The dispatcher asked to stay away for so many seconds."""
@@ -96,7 +111,7 @@ class SimulatedNode(asyncio.Protocol):
         """Try once; what comes of it shows in `is_open`."""
         try:
             async with asyncio.timeout(30):
-                await self._loop.create_connection(lambda: self, *self._address, local_addr=(self._source, 0))
+                await self._loop.create_connection(lambda: self, *next(self._addresses), local_addr=(self._source, 0))
         except (OSError, TimeoutError):
             self._again()
 
@@ -106,7 +121,10 @@ class SimulatedNode(asyncio.Protocol):
             self._transport.abort()
 
     def beat(self) -> None:
-        """Say that it lives."""
+        """Say that it lives; a dispatcher that says nothing any more is given up."""
+        if self._loop.time() - self._heard > SILENCE_SECONDS:
+            self.drop()
+            return
         leases = [lease for lease, outcome in self._held.items() if outcome is None]
         self._send(NodeHeartbeat(time.monotonic_ns(), leases, CAPABILITIES, self._credit(), Load(3.5, 2048, 0)))
 
@@ -126,6 +144,7 @@ class SimulatedNode(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in what came: the end of the handshake, then frames."""
         self._received += data
+        self._heard = self._loop.time()
         if not self._upgraded:
             head, found, rest = self._received.partition(b"\r\n\r\n")
             if not found:
@@ -212,7 +231,7 @@ class SimulatedNode(asyncio.Protocol):
         body = self._waiting.pop(lease, None)
         if body is not None:
             self._ledger.ran[lease.task] += 1
-            self._loop.call_later(RUN_SECONDS, self._end, lease, body)
+            self._loop.call_later(self._run_seconds, self._end, lease, body)
 
     def _end(self, lease: Lease, body: bytes) -> None:
         if lease in self._held:
@@ -253,26 +272,34 @@ class Swarm:
             for node in self._nodes:
                 node.drop()
         elif command == "ledger":
-            return {"recorded": {task: sorted(tokens) for task, tokens in self._ledger.recorded.items()}}
+            return {
+                "recorded": {task: sorted(tokens) for task, tokens in self._ledger.recorded.items()},
+                "ran": self._ledger.ran,
+            }
         return {
             "open": sum(node.is_open for node in self._nodes),
-            "recorded": len(self._ledger.recorded),
-            "again": sum(times - 1 for times in self._ledger.ran.values()),
             "cpu": time.process_time(),
         }
 
 
 async def main() -> None:
     """Do what standard input says, until it ends."""
-    file, host, port, source = sys.argv[1:]
+    file, listed, source, run_seconds = sys.argv[1:]
     ledger = Ledger()
-    lines = [line.split() for line in Path(file).read_text().splitlines()]
-    swarm = Swarm([SimulatedNode(node, secret, (host, int(port)), source, ledger) for node, secret in lines], ledger)
+    addresses = [(host, int(port)) for host, _, port in (each.partition(":") for each in listed.split(","))]
+    nodes = []
+    for number, line in enumerate(Path(file).read_text().splitlines()):
+        node_id, credential = line.split()
+        known = islice(cycle(addresses), number % len(addresses), None)
+        nodes.append(
+            SimulatedNode((node_id, credential), known, source=source, run_seconds=float(run_seconds), ledger=ledger)
+        )
+    swarm = Swarm(nodes, ledger)
     beating = asyncio.create_task(swarm.beat())
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    while line := await commands.readline():
-        print(json.dumps(await swarm.do(line.decode().strip())), flush=True)
+    while command := await commands.readline():
+        print(json.dumps(await swarm.do(command.decode().strip())), flush=True)
     beating.cancel()
 
 

@@ -60,6 +60,10 @@ STORE_RETRY_SECONDS = 2.0
 SEEN_TOGETHER = 200
 """Nodes whose last contact is written down together."""
 
+WELCOMED_TOGETHER = 32
+"""Nodes whose hello awaits the store at a time. When thousands come at once, a caller's task waits behind so many of
+them in the store, and not behind them all."""
+
 DRAIN_STEP_SECONDS = 0.05
 
 CLOSE_BYTES = 123
@@ -111,6 +115,7 @@ class Sessions:
         self._presence: dict[str, Presence] = {}
         self._open: dict[Wire, Node] = {}
         """Each session and its node, from before the hello to the end."""
+        self._welcoming = asyncio.Semaphore(WELCOMED_TOGETHER)
         self._work: set[asyncio.Task[None]] = set()
         """What nodes said and the store has not confirmed yet. It outlives the session that it came by."""
         self._stopping = False
@@ -216,7 +221,8 @@ class Sessions:
             try:
                 hello = await self._hello(session)
                 if hello is not None:
-                    await self._welcome(session, node, hello)
+                    async with self._welcoming:
+                        await self._welcome(session, node, hello)
                     await self._listen(session, node)
             finally:
                 session.end()

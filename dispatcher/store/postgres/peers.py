@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
@@ -18,6 +19,7 @@ from dispatcher.store import rows
 from dispatcher.store.peers import EndShown, Seated, SeatShown
 from dispatcher.store.postgres import tasks
 from dispatcher.store.postgres.connections import Connections, Db, is_away
+from dispatcher.store.postgres.lanes import Lane
 from dispatcher.store.records import Leased, State
 
 P = ParamSpec("P")
@@ -72,18 +74,46 @@ async def _adopt(db: Db, replica: str) -> list[Leased]:
     return await tasks.leased(db, replica, [row[0] for row in adopted]) if adopted else []
 
 
-async def _sit(db: Db, replica: str, node: str, presence: bytes) -> Seated:
-    before = await db.fetchval("SELECT replica FROM seat WHERE node = $1 FOR UPDATE", node)
-    await db.execute(
-        "INSERT INTO seat (node, replica, presence) VALUES ($1, $2, $3)"
-        " ON CONFLICT (node) DO UPDATE SET replica = excluded.replica, presence = excluded.presence",
-        *(node, replica, presence),
-    )
-    return Seated(before, await tasks.leased(db, replica, [node]))
+class _Sit(NamedTuple):
+    """A node has its session here, and says this of itself."""
+
+    node: str
+    presence: bytes
 
 
-async def _rise(db: Db, replica: str, node: str) -> None:
-    await db.execute("UPDATE seat SET presence = NULL WHERE node = $1 AND replica = $2", node, replica)
+class _Rise(NamedTuple):
+    """A node has no session here any more."""
+
+    node: str
+
+
+async def _seat(replica: str, db: Db, ops: Sequence[_Sit | _Rise], _again: bool) -> list[Seated | None]:
+    """Seat nodes and let them rise, in this order; a node may be there several times."""
+    sitting = sorted({op.node for op in ops if isinstance(op, _Sit)})
+    found = await db.fetch("SELECT node, replica FROM seat WHERE node = ANY($1) ORDER BY node FOR UPDATE", sitting)
+    before: dict[str, str] = {row[0]: row[1] for row in found}
+    was: list[str | None] = []
+    last: dict[str, bytes | None] = {}
+    for op in ops:
+        was.append(before.get(op.node))
+        last[op.node] = op.presence if isinstance(op, _Sit) else None
+        if isinstance(op, _Sit):
+            before[op.node] = replica
+    if sitting:
+        # In the order of their names, as every dispatcher locks them: two that seat the same nodes do not wait for
+        # each other.
+        await db.execute(
+            "INSERT INTO seat (node, replica, presence)"
+            " SELECT new.node, $2, new.presence FROM unnest($1::text[], $3::bytea[]) AS new (node, presence)"
+            " ON CONFLICT (node) DO UPDATE SET replica = excluded.replica, presence = excluded.presence",
+            *(sitting, replica, [last[node] for node in sitting]),
+        )
+    if risen := sorted(last.keys() - set(sitting)):
+        await db.execute("UPDATE seat SET presence = NULL WHERE node = ANY($1) AND replica = $2", risen, replica)
+    held: dict[str, list[Leased]] = {node: [] for node in sitting}
+    for leased in await tasks.leased(db, replica, sitting) if sitting else []:
+        held[leased.node].append(leased)
+    return [Seated(seat, held[op.node]) if isinstance(op, _Sit) else None for op, seat in zip(ops, was, strict=True)]
 
 
 async def _show(db: Db, replica: str, presences: Sequence[tuple[str, bytes]]) -> list[str]:
@@ -166,17 +196,22 @@ class PostgresPeers:
         self._woken = asyncio.Event()
         self._listens = False
         self._listening: asyncio.Task[None] | None = None
+        self._seats: Lane[_Sit | _Rise]
 
     def start(self) -> None:
-        """Begin to listen, where that is possible."""
+        """Take up work, and begin to listen, where that is possible."""
+        # A seat whose commit broke off is not taken again: who had it before would not be known any more. Its session
+        # ends, and the node comes anew.
+        self._seats = Lane("seats", self._connections, partial(_seat, self.name), lambda op: isinstance(op, _Rise))
         if not self._connections.pooled:
             self._listening = asyncio.create_task(self._listen(), name="listen")
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Listen no more; what is to be written of seats is written."""
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])
+        await self._seats.close()
 
     async def beat(self) -> dict[str, int] | None:  # noqa: D102 - see `Peers`, as with those below
         return await self._write(_beat, self.name)
@@ -188,10 +223,11 @@ class PostgresPeers:
         return await self._write(_adopt, self.name)
 
     async def sit(self, node: str, presence: bytes) -> Seated:  # noqa: D102
-        return await self._write(_sit, self.name, node, presence)
+        seated: Seated = await self._seats.put(_Sit(node, presence))
+        return seated
 
     async def rise(self, node: str) -> None:  # noqa: D102
-        await self._write(_rise, self.name, node)
+        await self._seats.put(_Rise(node))
 
     async def show(self, presences: Sequence[tuple[str, bytes]]) -> list[str]:  # noqa: D102
         return await self._write(_show, self.name, presences)
