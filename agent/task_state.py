@@ -92,12 +92,14 @@ class Life(Struct, frozen=True):
         hold: The offer says not to begin before `Begun`.
         upload: A body is still to be uploaded before the outcome can be sent.
         unwritten: The journal has not heard of it.
+        readopted: Its function has run since an earlier run of the agent, whatever the state says.
     """
 
     state: State = State.OFFERED
     hold: bool = False
     upload: bool = False
     unwritten: bool = False
+    readopted: bool = False
 
 
 # Events -------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ class Abandoned(Struct, frozen=True):
 
 
 class Draining(Struct, frozen=True):
-    """The node begins nothing new."""
+    """The node begins nothing new: what has no container yet is another node's to do, sooner than a pull ends here."""
 
 
 class Aborted(Struct, frozen=True):
@@ -366,7 +368,7 @@ def _held(life: Life, event: Event) -> Step:
 def _interrupted(life: Life, event: Event) -> Step:
     match event:
         case Readopted():
-            return _to(life, State.ACCEPTED, StartWork())
+            return _to(replace(life, readopted=True), State.ACCEPTED, StartWork())
         case NotReadopted(reason):
             return _give_back(life, reason, started=True)
         case Aborted(reason):
@@ -394,12 +396,25 @@ def _working(life: Life, event: Event) -> Step:
             return _give_back(life, reason, started=started)
         case Abandoned(reason):
             return _to(life, State.CANCELLING if reason == "cancelled" else State.ABANDONING, StopWork(reason))
-        case Aborted(reason) if life.state is not State.ABORTING:
-            return _to(life, State.ABORTING, StopWork(reason))
-        case AcceptNotWritten() if life.state is not State.ABORTING:
-            return _to(life, State.ABORTING, StopWork("drained"))
+        case Aborted() | AcceptNotWritten() | Draining() if (why := _why_to_stop(life, event)) is not None:
+            return _to(life, State.ABORTING, StopWork(why))
         case _:
             return life, ()
+
+
+def _why_to_stop(life: Life, event: Event) -> StopReason | None:
+    """Say why work is told to end, for its task to be given back; None where it goes on, or was told already."""
+    match event:
+        case _ if life.state is State.ABORTING:
+            return None
+        case Aborted(reason):
+            return reason
+        case AcceptNotWritten():
+            return "drained"
+        case Draining() if life.state in {State.ACCEPTED, State.PULLING} and not life.readopted:
+            return "drained"
+        case _:
+            return None
 
 
 def _abandoning(life: Life, event: Event) -> Step:

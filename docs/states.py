@@ -198,7 +198,7 @@ def _examples(kind: type[msgspec.Struct]) -> Iterator[task_state.Event]:
 
 
 def _attempt_picture(edges: Edges) -> Iterator[str]:
-    """Draw the working states as one, with the arrows that all of them have."""
+    """Draw the working states as one with the arrows that all of them have, and beside it those that some have."""
     yield f"[*] --> {AttemptState.OFFERED} : offer"
     yield "state working {"
     inside = [state for state in AttemptState if state in WORKING]
@@ -210,10 +210,14 @@ def _attempt_picture(edges: Edges) -> Iterator[str]:
     for (source, target), words in edges.items():
         if source in WORKING and target in WORKING:
             continue
-        if source in WORKING:
-            assert all(edges.get((each, target)) == words for each in WORKING), "working states are alike"  # noqa: S101
-        drawn["working" if source in WORKING else source, "working" if target in WORKING else target] |= words
-    order: list[str] = [*(state for state in AttemptState if state not in WORKING), "working"]
+        common = set.intersection(*(edges.get((each, target), set()) for each in WORKING))
+        if source in WORKING and words - common:
+            drawn[source, target] |= words - common
+        if source not in WORKING:
+            drawn[source, "working" if target in WORKING else target] |= words
+        elif common:
+            drawn["working", target] |= common
+    order: list[str] = [*AttemptState, "working"]
     yield from _arrows(drawn, order)
     for ending in (state for state in AttemptState if state in task_state.ENDED):
         assert not any(before == ending for before, _ in edges), "an end is an end"  # noqa: S101

@@ -64,6 +64,7 @@ class Function:
         self.report = report
         self.stopped: str | None = None
         self.obeys = True
+        self.started = True
         self.seconds_left: float | None = None
         self._end: asyncio.Future[Ran | GaveBack] = asyncio.get_running_loop().create_future()
 
@@ -82,7 +83,7 @@ class Function:
     def stop(self, reason: StopReason) -> None:
         self.stopped = reason
         if self.obeys and not self._end.done():
-            self._end.set_result(GaveBack(reason, started=True))
+            self._end.set_result(GaveBack(reason, started=self.started))
 
 
 class Containers:

@@ -176,6 +176,7 @@ async def test_a_drained_node_stays_up_and_takes_nothing_new(
     of = lease(1)
     await session.send(Offer(1, of, REVISION))
     function = await running.function()
+    function.report.phase("running")
     waiting = asyncio.create_task(run(tmp_path, "drain", "--wait"))
     await session.expect(CreditNotice, lambda message: message.credit.slots == 0)
     await session.expect(NodeHeartbeat, lambda message: message.reason == "drained on the machine itself")
@@ -364,6 +365,7 @@ async def test_a_pause_freezes_what_runs_and_outlives_the_agent(
     session = await ready(dispatcher)
     await session.send(Offer(1, lease(1), REVISION))
     function = await running.function()
+    function.report.phase("running")
     done = await run(tmp_path, "pause")
     assert (done.exit_code, done.output) == (0, "takes no work: paused on the machine itself\n")
     assert running.containers.wishes == ["thawed", "frozen"]
@@ -371,6 +373,7 @@ async def test_a_pause_freezes_what_runs_and_outlives_the_agent(
     assert (beat.available, beat.credit.slots, beat.leases) == (False, 0, [function.offer.lease])
     await session.send(Offer(2, lease(2), REVISION))
     assert (await session.expect(Decline)).reason == "paused on the machine itself"
+    assert function.stopped is None
     running.node.stop()  # what stands still is not waited for
     await running.ended()
     assert function.stopped == "drained"
@@ -414,6 +417,7 @@ async def test_the_owners_command_decides(
     session = await ready(dispatcher)
     await session.send(Offer(1, lease(1), REVISION))
     function = await running.function()
+    function.report.phase("running")
     sun.unlink()
     await session.expect(NodeHeartbeat, lambda message: message.reason == "only 12 W from the roof")
     assert running.containers.wishes[-1] == "rest without idle ones"

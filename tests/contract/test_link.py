@@ -591,18 +591,27 @@ async def test_the_next_dispatcher_is_tried(dispatcher: Dispatcher, start: Start
 async def test_a_drain_finishes_what_runs_and_takes_nothing_new(
     dispatcher: Dispatcher, start: StartNode, tmp_path: Path
 ) -> None:
-    """No credit, no new work, the outcome acknowledged, a goodbye, and no container left."""
+    """No credit, no pull waited for, no new work, the outcome acknowledged, a goodbye, and no container left."""
     running = start()
     session = await ready(dispatcher)
-    of, held, late = lease(1), lease(2), lease(3)
-    await session.send(Offer(1, of, REVISION), Offer(2, held, REVISION, hold=True))
+    of, pulling, held, late = (lease(number) for number in range(1, 5))
+    await session.send(Offer(1, of, REVISION))
     function = await running.function()
+    function.report.phase("running")
+    await session.send(Offer(2, pulling, REVISION), Offer(3, held, REVISION, hold=True))
+    pull = await running.function()
+    pull.report.phase("pulling")
+    pull.started = False
     await session.expect(Accept, lambda accept: accept.lease == held)
     running.node.stop()
     assert (await session.expect(CreditNotice)).credit.slots == 0
-    given_back = await session.expect(GiveBack)
-    assert (given_back.lease, given_back.started) == (held, False)
-    await session.send(Offer(3, late, REVISION))
+    given_back = [await session.expect(GiveBack), await session.expect(GiveBack)]
+    assert {(each.lease, each.reason, each.started) for each in given_back} == {
+        (held, "drained", False),
+        (pulling, "drained", False),
+    }
+    assert pull.stopped == "drained"
+    await session.send(Offer(4, late, REVISION))
     assert (await session.expect(Decline)).reason == "draining"
     assert running.phase() is Phase.DRAINING
     function.end(answered(of))
@@ -640,6 +649,7 @@ async def test_an_abort_gives_back_what_runs(
     session = await ready(dispatcher)
     await session.send(Offer(1, lease(), REVISION))
     function = await running.function()
+    function.report.phase("running")
     await ask(running, session)
     given_back = await session.expect(GiveBack)
     assert (given_back.lease, given_back.reason, given_back.started) == (function.offer.lease, "drained", True)
@@ -656,6 +666,7 @@ async def test_a_drain_takes_the_time_that_its_work_needs(dispatcher: Dispatcher
     of = lease()
     await session.send(Offer(1, of, REVISION))
     function = await running.function()
+    function.report.phase("running")
     assert running.node.stop_seconds is None
     running.node.stop()
     await session.expect(NodeHeartbeat, lambda heartbeat: heartbeat.reason == "draining")

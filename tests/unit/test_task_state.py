@@ -137,10 +137,20 @@ def test_a_give_back_waits_for_a_session() -> None:
     assert (life.state, actions) == (State.GIVEN_BACK, (Forget(),))
 
 
-def test_a_drain_ends_nothing_that_works_and_begins_nothing_that_is_held() -> None:
-    """The grace period belongs to what has begun."""
-    working, _ = live(Life(), [AcceptWritten()])
-    assert step(working, Draining()) == (working, ())
+def test_a_drain_ends_nothing_that_has_a_container_and_begins_nothing_that_has_none() -> None:
+    """The grace period belongs to functions that run, not to pulls; a job that ran before the agent did goes on."""
+    for phases in ([], [PhaseEntered("pulling")]):
+        without, _ = live(Life(), [AcceptWritten(), *phases])
+        aborting, actions = step(without, Draining())
+        assert (aborting.state, actions) == (State.ABORTING, (StopWork("drained"),))
+        given_back, actions = step(aborting, WorkGaveBack("drained", started=False))
+        assert given_back.state is State.GIVING_BACK
+        assert KeepGiveBack("drained", started=False) in actions
+    for phase in ("starting", "running", "uploading"):
+        working, _ = live(Life(), [AcceptWritten(), PhaseEntered("pulling"), PhaseEntered(phase)])
+        assert step(working, Draining()) == (working, ())
+    taken_up, _ = live(Life(State.INTERRUPTED), [Readopted()])
+    assert step(taken_up, Draining()) == (taken_up, ())
     held, _ = live(Life(hold=True), [AcceptWritten(), Draining()])
     assert held.state is State.GIVING_BACK
     declined, done = live(Life(), [Draining(), AcceptWritten()])
@@ -177,7 +187,7 @@ def test_what_the_machines_owner_stops_is_given_back_with_that_reason() -> None:
 def test_an_interrupted_job_goes_on_only_if_its_container_is_there() -> None:
     """It works again, or is given back as begun; and what the dispatcher took away does neither."""
     life = Life(State.INTERRUPTED)
-    assert step(life, Readopted()) == (Life(State.ACCEPTED), (StartWork(),))
+    assert step(life, Readopted()) == (Life(State.ACCEPTED, readopted=True), (StartWork(),))
     for event in (NotReadopted("gone"), Aborted()):
         given_back, actions = step(life, event)
         assert given_back.state is State.GIVING_BACK
