@@ -1,4 +1,4 @@
-"""What a history costs: claims and lists over PostgreSQL with many finished tasks, and while they are removed.
+"""What a history costs: claims and lists over PostgreSQL with many finished tasks, and while a sweep removes them.
 
     python benches/history.py [--history 1000000] [--seconds 5]
 
@@ -19,7 +19,7 @@ from benches.store import ANSWER, BODY, HEADERS, REVISION
 from dispatcher.store.postgres import PostgresStore
 from dispatcher.store.postgres.address import parse
 from dispatcher.store.records import NewTask
-from dispatcher.sweeper import REMOVE_BATCH
+from dispatcher.sweeper import REMOVE_BATCH, removed_gently
 from tests import postgres
 
 _numbers = count(1)
@@ -86,12 +86,13 @@ async def measure(url: str, history: int, seconds: float) -> None:
     full = await costs(store, seconds)
     removed, begun = 0, time.perf_counter()
 
-    async def remove() -> None:
+    async def remove() -> int:
         nonlocal removed
-        while gone := await store.remove_finished(10**12, REMOVE_BATCH):
-            removed += gone
+        gone = await store.remove_finished(10**12, REMOVE_BATCH)
+        removed += gone
+        return gone
 
-    removing = asyncio.create_task(remove())
+    removing = asyncio.create_task(removed_gently(remove))
     during = await costs(store, seconds)
     rate = removed / (time.perf_counter() - begun)
     removing.cancel()

@@ -47,6 +47,12 @@ DUE_SECONDS = 300.0
 REMOVE_BATCH = 200
 """Tasks that are removed in one transaction: few, so that no caller waits long behind it."""
 
+REMOVE_REST = 3.0
+"""After such a transaction nothing is removed for so many times as long as it took: today's tasks come first."""
+
+REMOVE_SECONDS = 60.0
+"""A sweep ends after so long, and the next one goes on."""
+
 EXPIRE_BATCH = 500
 
 
@@ -205,11 +211,24 @@ class Sweeper:
         if now < self._keep_until:
             return
         before_ms = int((self._wall() - self._limits.retention_seconds) * 1000)
-        removed = 0
-        while (batch := await self._store.remove_finished(before_ms, REMOVE_BATCH)) > 0:
-            removed += batch
+        removed = await removed_gently(lambda: self._store.remove_finished(before_ms, REMOVE_BATCH), self._monotonic)
         if removed:
             log.info("old tasks removed", tasks=removed)
-        before_ms = int((self._wall() - self._limits.audit_seconds) * 1000)
-        while await self._store.remove_audit(before_ms, REMOVE_BATCH) > 0:
-            pass
+        audit_ms = int((self._wall() - self._limits.audit_seconds) * 1000)
+        await removed_gently(lambda: self._store.remove_audit(audit_ms, REMOVE_BATCH), self._monotonic)
+
+
+async def removed_gently(remove: Callable[[], Awaitable[int]], monotonic: Callable[[], float] = time.monotonic) -> int:
+    """Remove batch after batch with rests between them, until there is none or a sweep's time is over.
+
+    Args:
+        remove: Removes a batch and says how much it held.
+
+    Returns:
+        How much was removed.
+    """
+    removed, begun = 0, monotonic()
+    while (before := monotonic()) < begun + REMOVE_SECONDS and (batch := await remove()) > 0:
+        removed += batch
+        await asyncio.sleep(REMOVE_REST * (monotonic() - before))
+    return removed

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.protocol import LEASE_SECONDS, Lease, Revision
+from dispatcher import sweeper
 from dispatcher.core import Core
 from dispatcher.endings import without_answer
 from dispatcher.queue import Limits
@@ -79,6 +80,24 @@ async def test_the_record_of_changes_is_kept_for_its_time(core: Core, clocks: Cl
         clocks.pass_by(seconds)
         await core.sweeper.retention()
         assert len(await core.store.audit(None, 10, None)) == kept
+
+
+async def test_removing_rests_longer_than_it_works(clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A month of history that is due at once leaves the store to others most of the time, and ends with the sweep."""
+    batches = 0
+
+    async def remove() -> int:
+        nonlocal batches
+        batches += 1
+        clocks.pass_by(0.25)
+        return sweeper.REMOVE_BATCH
+
+    async def rest(seconds: float) -> None:
+        clocks.pass_by(seconds)
+
+    monkeypatch.setattr("dispatcher.sweeper.asyncio.sleep", rest)
+    assert await sweeper.removed_gently(remove, lambda: clocks.monotonic) == batches * sweeper.REMOVE_BATCH
+    assert batches == sweeper.REMOVE_SECONDS  # a second each: a quarter of it work, the others rest
 
 
 @pytest.mark.parametrize("leap", [30 * DAY, -30 * DAY])
