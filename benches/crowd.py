@@ -235,6 +235,34 @@ class Callers:
             finally:
                 await asyncio.gather(*under_way)
 
+    async def flood(self, together: int, seconds: float) -> float:
+        """Let so many callers ask and wait for the answer, again and again; give the tasks answered in a second.
+
+        Raises:
+            RuntimeError: An answer is not the right one.
+        """
+        headers = {
+            "Authorization": f"Bearer {self._filled.token}",
+            "Content-Type": "application/json",
+            "Prefer": "wait=60",
+        }
+        answered, begun, numbers = 0, time.monotonic(), count()
+
+        async def call(http: aiohttp.ClientSession) -> None:
+            nonlocal answered
+            while time.monotonic() < begun + seconds:
+                number = next(numbers)
+                body = b'"%d"' % number
+                path = f"/v1/task/{self._filled.functions[number % FUNCTIONS]}"
+                async with http.post(f"http://{next(self._addresses)}{path}", data=body) as answer:
+                    if await answer.read() != body:
+                        raise RuntimeError(f"a wrong answer: {answer.status}")
+                answered += 1
+
+        async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
+            await asyncio.gather(*(call(http) for _ in range(together)))
+        return answered / (time.monotonic() - begun)
+
     async def _create(self, http: aiohttp.ClientSession, number: int) -> None:
         body, begun = b'"%d"' % number, time.monotonic()
         path = f"/v1/task/{self._filled.functions[number % FUNCTIONS]}"
