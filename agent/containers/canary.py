@@ -17,6 +17,7 @@ from agent.containers.answer import AnswerBody
 from agent.containers.connection import Connections
 from agent.containers.container import Container
 from agent.containers.engine import Engine, EngineError, EngineUnavailable, NotFound
+from agent.containers.evidence import UNREACHABLE_SECONDS, death_of
 from agent.containers.firewall import FirewallError
 from agent.containers.footing import Footing
 from agent.containers.http_call import Broken, NotHttp, NotSent, post
@@ -159,9 +160,10 @@ class _Flight:
     async def _until_reached(self, container: Container) -> None:
         outcome = await until_ready(container, "", self._start_timeout, self._pool.freezer)
         if outcome == "ended":
-            code = container.last.exit_code if container.last is not None else None
-            how = "cannot be reached" if code is None else f"ended with exit code {code}"
-            raise _Failed(f"the container {how}")
+            death = await death_of(self._engine, container, UNREACHABLE_SECONDS)
+            if death is None or death.exit_code is None:
+                raise _Failed("the container cannot be reached")
+            raise _Failed(f"the container ended with exit code {death.exit_code}")
         if outcome == "late":
             raise _Failed(f"its server was not reached within {self._start_timeout:g} s")
 

@@ -27,6 +27,9 @@ log = structlog.get_logger()
 OOM_FLAG_SECONDS = 0.3
 """An end and a lack of memory are learned of by two ways, by the engine and by us; the second may be so much later."""
 
+UNREACHABLE_SECONDS = 5.0
+"""A container that cannot be reached has most likely just ended; so long its end is waited for."""
+
 LAST_BREATH_SECONDS = 0.5
 """An engine that stops its containers because it ends does not answer any more after so long."""
 

@@ -8,7 +8,7 @@ from agent.containers.answer import AnswerTooLarge
 from agent.containers.connection import Connections
 from agent.containers.container import Container, Sink
 from agent.containers.engine import EngineUnavailable
-from agent.containers.evidence import death_of
+from agent.containers.evidence import UNREACHABLE_SECONDS, death_of
 from agent.containers.execution import ConnectionLost, Execution, Ran
 from agent.containers.http_call import Answer, Broken, NotHttp, NotSent, post, request_headers
 from agent.containers.output import Stream
@@ -21,9 +21,6 @@ PATIENCE_SECONDS = 0.5
 
 LAST_WORDS_SECONDS = 1.0
 """So long an answer may still arrive from a container that has ended."""
-
-UNREACHABLE_SECONDS = 5.0
-"""A container that cannot be reached has most likely just ended; so long its end is waited for."""
 
 
 async def serve(execution: Execution) -> Ran:
