@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 
-.PHONY: help demo test test-engine test-rest chaos scale fleet fleet-faults fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
+.PHONY: help demo test test-engine test-others chaos scale fleet fleet-faults fuzz bench test-tools unit lint setup engine base-image examples reference docs lock clean
 .PHONY: test-install wheels deb check-arm64 image postgres-image
 
 help: ## list the targets
@@ -15,15 +15,18 @@ demo: setup ## run the three examples on real input; fernd up stays until Ctrl-C
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
 test: setup lint base-image test-tools ## everything: lint, and all tests with the real engine, with a short run of the faults
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-engine test-rest
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-engine test-others
 
 # Tests on the engine mostly wait for it, and the others leave it alone: side by side they take hardly longer than
 # the first alone.
-test-engine: setup base-image test-tools ## the tests that need the Docker Engine
-	@$(BIN)/pytest -m 'engine and not long' -o cache_dir=.pytest_cache/engine
+test-engine: setup base-image test-tools ## the tests that need the Docker Engine, but for the faults
+	@$(BIN)/pytest -m 'engine and not chaos and not long' -o cache_dir=.pytest_cache/engine
 
-test-rest: setup test-tools ## all the other tests
-	@$(BIN)/pytest -m 'not engine and not long' -o cache_dir=.pytest_cache/rest
+test-others: setup base-image test-tools ## all the other tests, then the short run of the faults
+	@failed=0; \
+	$(BIN)/pytest -m 'not engine and not long' -o cache_dir=.pytest_cache/others || failed=1; \
+	$(BIN)/pytest -m 'chaos and not long' -o cache_dir=.pytest_cache/chaos || failed=1; \
+	exit $$failed
 
 chaos: setup base-image test-tools ## the faults of tests/chaos at full length: ROUNDS=10 of random harm, SEED= repeats a run
 	@ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/chaos
