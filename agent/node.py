@@ -242,6 +242,7 @@ class Node:
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
         self._parts.engine_found(self._host.readopt)
+        self._owner.engine_found()
         self._log.info("node is ready", capabilities=self._capabilities_now(), free=self._permits.free)
 
     async def _watch_overdue(self, link: Link, assignments: Assignments) -> NoReturn:

@@ -134,6 +134,10 @@ class OwnerWatch:
         self._standings = {}
         self._look_now.set()
 
+    def engine_found(self) -> None:
+        """Do at once what the engine was not there for."""
+        self._look_now.set()
+
     async def run(self) -> NoReturn:
         """Look, judge and act, until cancelled."""
         try:

@@ -195,9 +195,10 @@ async def test_a_drained_node_stays_up_and_takes_nothing_new(
 
 
 async def test_a_task_that_the_owner_stops_goes_back(
-    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path
+    dispatcher: Dispatcher, start: StartNode, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its work alone is told to end, the dispatcher hears who wanted it, and the node goes on taking work."""
+    monkeypatch.setattr("agent.session.HEARTBEAT_SECONDS", 0.1)
     running = start()
     await serve(running)
     session = await ready(dispatcher)

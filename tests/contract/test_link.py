@@ -228,7 +228,7 @@ async def test_what_the_dispatcher_does_not_answer_is_said_again(
 ) -> None:
     """An outcome without an acknowledgement is repeated in the session; a held offer that never begins goes back."""
     monkeypatch.setattr("agent.assignments.OVERDUE_SECONDS", 0.2)
-    monkeypatch.setattr("agent.journal_watch.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("agent.node.LOOK_SECONDS", 0.05)
     running = start()
     session = await ready(dispatcher)
     of, held = lease(1), lease(2)
@@ -717,8 +717,11 @@ async def test_a_drain_without_a_dispatcher_ends_too(start: StartNode) -> None:
 # The engine
 
 
-async def test_a_node_without_an_engine_says_so_and_waits(dispatcher: Dispatcher, start: StartNode) -> None:
+async def test_a_node_without_an_engine_says_so_and_waits(
+    dispatcher: Dispatcher, start: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is connected and not available, and takes work as soon as the engine is there."""
+    monkeypatch.setattr("agent.engine_watch.SEARCH_SECONDS", 0.1)
     containers = Containers()
     containers.problem = "the Docker Engine does not answer"
     running = start(containers=containers)

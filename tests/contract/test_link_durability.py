@@ -180,9 +180,11 @@ async def test_a_damaged_journal_does_not_keep_a_node_from_work(
 
 
 async def test_what_is_too_old_is_dropped_with_a_loud_line(
-    dispatcher: Dispatcher, start: StartNode, tmp_path: Path
+    dispatcher: Dispatcher, start: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a week of an agent that ran, an outcome that no dispatcher took is let go; before that it is not."""
+    monkeypatch.setattr("agent.journal_watch.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("agent.node.LOOK_SECONDS", 0.05)
     now = [1000.0]
     of = lease(1)
     running = start(monotonic=lambda: now[0])
@@ -337,9 +339,10 @@ async def test_an_engine_that_does_not_come_is_not_waited_for_for_ever(
 
 
 async def test_a_job_that_was_taken_away_meanwhile_does_not_go_on(
-    dispatcher: Dispatcher, start: StartNode, tmp_path: Path
+    dispatcher: Dispatcher, start: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the dispatcher abandons in its hello is not adopted when the engine is found."""
+    monkeypatch.setattr("agent.engine_watch.SEARCH_SECONDS", 0.1)
     of = lease(1)
     await left_by_an_earlier_run(tmp_path, Offer(1, of, JOB))
     containers = Containers()

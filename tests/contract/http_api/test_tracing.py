@@ -58,6 +58,12 @@ class Collector:
         return whole, phases
 
 
+@pytest.fixture(autouse=True)
+def sent_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans are gathered for a shorter time than otherwise."""
+    monkeypatch.setattr("dispatcher.tracing.SECONDS", 0.1)
+
+
 @pytest.fixture
 async def collector() -> AsyncIterator[tuple[Collector, str]]:
     taker = Collector()
