@@ -232,10 +232,11 @@ def job() -> None:  # noqa: C901, PLR0912 - one line for each way to misbehave
             for _ in range(int(value)):
                 os.write(1, b"x" * 1_000_000)
         case "slowly":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
             size = len(sys.stdin.buffer.read())
             os.write(1, b"first\n\x00\xff\r\n")
             print(f"begun with {size} bytes", file=sys.stderr, flush=True)
-            time.sleep(float(value))
+            signal.sigtimedwait({signal.SIGUSR1}, float(value))
             os.write(1, b"\n" + b"long" * 10_000 + b"\nlast, without newline")
             sys.exit(int(query.get("exit", ["0"])[0]))
         case "stubborn":

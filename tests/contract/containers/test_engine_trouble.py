@@ -7,10 +7,12 @@ import gc
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import docker
+import psutil
 import pytest
 
 from agent import engine_watch
@@ -101,6 +103,13 @@ async def start(
     gc.collect()
 
 
+def go_on(job: set[psutil.Process]) -> None:
+    """Tell the processes of a job that stands still to go on to its end."""
+    for process in job:
+        with suppress(psutil.NoSuchProcess):  # an init passes it on to a child, which may be gone already
+            process.send_signal(signal.SIGUSR1)
+
+
 async def heard_line(heard: Heard, words: bytes) -> None:
     await heard.until(lambda heard: any(words in line for _, line in heard.lines))
 
@@ -135,24 +144,24 @@ async def test_restart_with_live_restore(start: Any, engine: SecondEngine, sign:
     warm = revision()
     pid = json.loads((await node.call(warm)).outcome.body)["pid"]
     call, call_heard = node.begin("do=sleep&value=5", mode="http")
-    job, job_heard = node.begin("do=slowly&value=5", mode="job")
-    unseen, unseen_heard = node.begin("do=slowly&value=1", mode="job")
     await heard_line(call_heard, b"about to sleep")
+    servers = set(await asyncio.to_thread(engine.functions))
+    job, job_heard = node.begin("do=slowly&value=25", mode="job")
     await heard_line(job_heard, b"begun with 5 bytes")
+    seen = set(await asyncio.to_thread(engine.functions)) - servers
+    unseen, unseen_heard = node.begin("do=slowly&value=25", mode="job")
     await heard_line(unseen_heard, b"begun with 5 bytes")
-    running = len(await asyncio.to_thread(engine.functions))
+    alone = set(await asyncio.to_thread(engine.functions)) - servers - seen
     await asyncio.to_thread(engine.end, sign)
     await node.until_available(False)
-
-    async def one_has_ended() -> bool:
-        return len(await asyncio.to_thread(engine.functions)) < running
-
-    await eventually(one_has_ended)
+    await asyncio.to_thread(go_on, alone)
+    assert (await asyncio.to_thread(psutil.wait_procs, alone, 10))[1] == []
     assert "engine" in node.availability.reason.lower()
     during = await node.call(warm)  # it needs no engine
     assert json.loads(during.outcome.body)["pid"] == pid
     await asyncio.to_thread(engine.start, live_restore=True)
     await node.until_available(True)
+    await asyncio.to_thread(go_on, seen)
     answered, ended = await call, await job
     assert isinstance(answered, Ran), answered
     assert answered.outcome.body == b"slept"
