@@ -19,6 +19,7 @@ import structlog
 from msgspec import Struct
 
 from agent.containers.registry_login import HUB, registry_of
+from agent.proxies import way_to
 
 log = structlog.get_logger()
 
@@ -111,7 +112,8 @@ class _Registry:
 
     async def _document(self, path: str) -> dict[str, Any]:
         for _ in range(2):
-            async with self._http.get(f"{self._url}/{path}", headers=self._headers) as response:
+            url = f"{self._url}/{path}"
+            async with self._http.get(url, headers=self._headers, **way_to(url)) as response:
                 if response.status == 401 and "Authorization" not in self._headers:
                     self._headers["Authorization"] = await self._authorize(response.headers["WWW-Authenticate"])
                     continue
@@ -127,7 +129,7 @@ class _Registry:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         realm = asked.pop("realm")
         headers = {"Authorization": basic} if user else {}
-        async with self._http.get(realm, params=asked, headers=headers) as response:
+        async with self._http.get(realm, params=asked, headers=headers, **way_to(realm)) as response:
             response.raise_for_status()
             answer = msgspec.json.decode(await response.read(), type=dict[str, Any])
         return f"Bearer {answer.get('token') or answer['access_token']}"

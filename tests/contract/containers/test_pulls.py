@@ -283,3 +283,19 @@ async def test_a_size_that_nobody_knows(engine: Engine, bad: Registry) -> None:
     assert await layers_of("127.0.0.1:1/nobody/here:v1", "x86_64", {}) is None
     bad.refuses = 500
     assert await layers_of(bad.image, "x86_64", {}) is None
+
+
+async def test_a_size_is_asked_for_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node behind a proxy asks a registry outside by it, with its password; a refusal there holds nothing up."""
+    heard: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        assert await layers_of("registry.test/mine/small:v1", "x86_64", {}) is None
+    assert heard[0] == b"CONNECT registry.test:443 HTTP/1.1"
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"me:secret") in heard
