@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from agent.config import ImagesConfig
 from agent.containers.engine import Engine
 from agent.containers.images import Images, ImageUnavailable
-from tests.contract.containers.calls import eventually
+from agent.invocation import GaveBack
+from tests.contract.containers.calls import Caller, eventually, revision, running_host
 from tests.contract.containers.registry import Registry
 
 pytestmark = pytest.mark.engine
@@ -71,16 +73,20 @@ async def _true(value: bool) -> bool:
     return value
 
 
-async def test_nobody_waits_any_more(engine: Engine, registry: Registry) -> None:
-    """A pull that nobody waits for is given up, and the next one starts anew."""
-    store, told = images(engine), Told()
+async def test_nobody_waits_any_more(registry: Registry, tmp_path: Path) -> None:
+    """A task that waits for a pull is given back at once when the node drains; the pull is given up, and begun anew."""
     registry.open.clear()
-    waiting = asyncio.create_task(store.ensure(registry.image, told.begins, told.pulled))
-    await eventually(lambda: _true(registry.pulls > 0))
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    registry.open.set()
-    await store.ensure(registry.image, told.begins, told.pulled)
+    async with running_host() as host:
+        invocation = Caller(host, tmp_path).prepare(revision(image=registry.image, mode="job"))
+        waiting = asyncio.create_task(invocation.run())
+        await eventually(lambda: _true(registry.pulls > 0))
+        invocation.stop("drained")
+        async with asyncio.timeout(5):
+            assert await waiting == GaveBack("drained", started=False)
+        registry.open.set()
+        told = Told()
+        await host.image_store.ensure(registry.image, told.begins, told.pulled)
+        assert told.pulling == 1
 
 
 async def test_an_unknown_image_is_final(engine: Engine, registry: Registry) -> None:
