@@ -104,6 +104,7 @@ def only_one(data_dir: Path) -> Iterator[None]:
     try:
         make_data_dir(data_dir)
         descriptor = os.open(data_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _belong(descriptor, data_dir)
     except OSError as error:
         raise IdentityError(f"{data_dir} cannot be used: {error.strerror}") from None
     try:
@@ -117,19 +118,21 @@ def only_one(data_dir: Path) -> Iterator[None]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write a file at once and whole: a reader, or a crash, meets the old one or the new one.
-
-    It belongs to whoever the directory belongs to: root may join for a service that is not root.
-    """
+    """Write a file at once and whole: a reader, or a crash, meets the old one or the new one."""
     partial = file.with_name(file.name + ".new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as target:
-        if os.geteuid() == 0:
-            directory = file.parent.stat()
-            with suppress(PermissionError):  # root without CAP_CHOWN, in a container, keeps it
-                os.fchown(descriptor, directory.st_uid, directory.st_gid)
+        _belong(descriptor, file.parent)
         target.write(content)
         target.flush()
         os.fsync(target.fileno())
     partial.replace(file)
+
+
+def _belong(descriptor: int, directory: Path) -> None:
+    """Have a file belong to whoever its directory belongs to: root may act for a service that is not root."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        with suppress(PermissionError):  # root without CAP_CHOWN, in a container, keeps it
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)

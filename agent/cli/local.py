@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from agent import identity
 from agent.cli import render, status_view
 from agent.cli.agent_settings import config_option, data_dir_option, load_settings, node_directory
 from agent.cli.errors import Failed, Unreachable
 from agent.cli.options import as_json_option, seconds
 from agent.cli.watching import show, watch_option
+from agent.status import Orphan
 
 _SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
@@ -134,22 +137,53 @@ def resume(ctx: click.Context, config: Path | None, data_dir: Path | None, as_js
 
 @click.command(epilog="Example: fernd agent gc --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Remove all that this node has on its engine. Its agent must not run: it removes that itself when it ends.",
+)
 @config_option
 @data_dir_option
 @as_json_option
 @click.pass_context
-def gc(ctx: click.Context, dry_run: bool, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+def gc(  # noqa: PLR0917 - click passes by name
+    ctx: click.Context, dry_run: bool, everything: bool, config: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
     """Remove what this node left behind: containers, networks, volumes and files that nothing needs.
 
     The agent does so by itself now and then. What is younger than a minute may be about to be used, and stays.
     """
-    orphans = _ask(_data_dir(ctx, config, data_dir), "gc", dry_run=dry_run)
+    directory = _data_dir(ctx, config, data_dir)
+    if everything:
+        orphans = [msgspec.to_builtins(orphan) for orphan in _remove_all(directory, dry_run=dry_run)]
+    else:
+        orphans = _ask(directory, "gc", dry_run=dry_run)
     if as_json:
         render.document(orphans)
     elif orphans:
         render.table(("kind", "name", "reason"), [(found["kind"], found["name"], found["reason"]) for found in orphans])
     else:
         click.echo("nothing to remove")
+
+
+def _remove_all(data_dir: Path, *, dry_run: bool) -> list[Orphan]:
+    """Remove what a node has on its engine in the place of its agent, which does not run meanwhile."""
+    from agent import logs  # noqa: PLC0415 - only when it runs
+    from agent.containers.engine import EngineUnavailable  # noqa: PLC0415
+    from agent.containers.removal import remove_all  # noqa: PLC0415
+
+    logs.configure("error")
+    try:
+        node = identity.load_identity(data_dir)
+        if node is None:
+            raise Failed(f"this machine has not joined (looked in {data_dir})")
+        with identity.only_one(data_dir):
+            return asyncio.run(remove_all(node.id, dry_run=dry_run))
+    except identity.IdentityError as error:
+        raise Failed(str(error)) from None
+    except EngineUnavailable as error:
+        raise Unreachable(str(error)) from None
 
 
 def _sample(name: str, labels: str | None, value: str) -> dict[str, Any]:

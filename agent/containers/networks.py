@@ -109,6 +109,13 @@ class Networks:
                 log.info("network not removed", network=self.name(kind), reason=error.message)
         self._made.clear()
 
+    async def remove_rules(self) -> None:
+        """Remove the rules of networks that are not there any more, as an agent that was killed can leave them."""
+        present = {network.name for network in await self._engine.networks(f"{NODE_LABEL}={self._node_id}")}
+        for kind in _KINDS:
+            if self.name(kind) not in present:
+                await firewall.remove(self.bridge(kind))
+
     def _arguments(self, kind: Kind) -> dict[str, Any]:
         options = {f"{_BRIDGE}.name": self.bridge(kind), f"{_BRIDGE}.enable_icc": "false"}
         if kind == "published":

@@ -19,11 +19,16 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+from click.testing import CliRunner, Result
 
-from agent.containers.engine import EngineUnavailable
+from agent.cli.main import fernd
+from agent.containers.engine import Engine, EngineUnavailable
 from agent.containers.firewall import FirewallError
 from agent.containers.host import ContainerHost
+from agent.containers.networks import Networks
+from agent.containers.removal import remove_all
 from agent.containers.spec import ContainerSpec, EngineTraits, arguments
+from agent.identity import Identity, only_one, save
 from agent.protocol import Revision
 from tests.contract.containers.calls import ENTRYPOINT_IMAGE, IMAGE, Caller, revision, running_host
 
@@ -127,6 +132,53 @@ async def test_what_a_crash_left_is_removed(node_id: str, client: docker.APIClie
     finally:
         for container in made[other]:
             client.remove_container(container, force=True, v=True)
+
+
+async def test_what_a_killed_agent_left_is_removed_without_it(
+    node_id: str, tmp_path: Path, client: docker.APIClient
+) -> None:
+    """`fernd agent gc --all` leaves no container, network, volume or rule of a node, and touches no other's.
+
+    Not beside its agent, which would go on using them.
+    """
+    save(tmp_path, Identity(node_id, ["http://127.0.0.1:1"]), "credential")
+    engine, other = Engine(), str(uuid.uuid4())
+    await engine.connect()
+    networks, others = Networks(engine, node_id), Networks(engine, other)
+    labels = {"fernd.node": node_id}
+    try:
+        await networks.make("internet")
+        await networks.make("closed")
+        await others.make("closed")
+        client.remove_network(networks.name("closed"))  # and its rules are left
+        client.create_volume(f"fernd-test-{node_id}", labels=labels)
+        client.create_container(IMAGE, labels=labels, host_config={"NetworkMode": networks.name("internet")})
+        bridges = [networks.bridge(kind) for kind in ("closed", "internet")]
+        assert [bridge in rules() for bridge in bridges] == [True, True]
+
+        with only_one(tmp_path):
+            refused = await _gc(tmp_path)
+        assert (refused.exit_code, refused.stderr) == (1, f"error: another agent runs with {tmp_path}\n")
+        listed = json.loads((await _gc(tmp_path, "--dry-run", "--json")).output)
+        assert len(mine(client, node_id)) == 2
+        removed = json.loads((await _gc(tmp_path, "--json")).output)
+        assert removed == listed
+        assert [each["kind"] for each in removed] == ["container", "network", "volume"]
+        assert mine(client, node_id) == []
+        assert client.volumes(filters={"label": f"fernd.node={node_id}"})["Volumes"] == []
+        assert [bridge in rules() for bridge in bridges] == [False, False]
+        assert len(mine(client, other)) == 1
+        assert others.bridge("closed") in rules()
+    finally:
+        await remove_all(node_id)
+        await remove_all(other)
+        await engine.close()
+
+
+async def _gc(directory: Path, *arguments: str) -> Result:
+    """Run the command as a user would, in another thread, since it has an event loop of its own."""
+    command = ["agent", "gc", "--all", "--data-dir", str(directory), *arguments]
+    return await asyncio.to_thread(CliRunner().invoke, fernd, command)
 
 
 async def test_privileged_is_probed(node_id: str, client: docker.APIClient) -> None:
