@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import capabilities, collector, control, identity, logs
+from agent import capabilities, control, heap, identity, logs
 from agent import join as joining
 from agent.admission import capacity
 from agent.config import AgentConfig
@@ -125,7 +125,7 @@ async def _run(
     loop.add_signal_handler(signal.SIGHUP, reload)
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop)
-    collector.settle()
+    heap.settle()
     try:
         async with _reporting(reporter, manager), control.serving(data_dir, node), _figures(config, node):
             await node.run()

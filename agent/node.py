@@ -21,7 +21,7 @@ import msgspec
 import psutil
 import structlog
 
-from agent import __version__
+from agent import __version__, heap
 from agent.admission import Permits, account_share, capacity
 from agent.assignments import Assignments, NothingToAbort
 from agent.availability import Availability
@@ -54,6 +54,9 @@ from agent.vitals import Vitals
 from agent.workplace import Work
 
 LOOK_SECONDS = 5.0
+
+GIVE_BACK_SECONDS = 10.0
+"""So often memory that work needed is given back, while there is work."""
 """Between two looks at what is overdue."""
 
 Begin: TypeAlias = Callable[[Offer, bytes | Path, Report, int, bool], Work]
@@ -226,6 +229,7 @@ class Node:
             "journal": self._journal_watch.run(looked=assignments.drop_aged),
             "owner": self._owner.run(),
             "overdue": self._watch_overdue(link, assignments),
+            "memory": self._give_memory_back(),
         }
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
@@ -251,6 +255,15 @@ class Node:
             await asyncio.sleep(LOOK_SECONDS)
             if link.is_open:
                 assignments.look_for_overdue()
+
+    async def _give_memory_back(self) -> NoReturn:
+        taken = 0
+        while True:
+            self.vitals.beat("memory")
+            await asyncio.sleep(GIVE_BACK_SECONDS)
+            if taken != self._metrics.offers_taken:
+                taken = self._metrics.offers_taken
+                await asyncio.to_thread(heap.give_back)
 
     # What whoever sits at the machine asks, and the service manager
 

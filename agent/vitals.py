@@ -13,7 +13,7 @@ from typing import Literal
 
 from agent.status import LoopStatus
 
-Loop = Literal["link", "heartbeat", "engine", "journal", "overdue", "owner", "containers"]
+Loop = Literal["link", "heartbeat", "engine", "journal", "overdue", "owner", "containers", "memory"]
 
 DUE_SECONDS: dict[Loop, float] = {
     "link": 90.0,  # a session that hears nothing ends after 25 s; between two tries lie up to 60 s, and the try itself
@@ -22,6 +22,7 @@ DUE_SECONDS: dict[Loop, float] = {
     "journal": 60.0,  # looked at every 5 s; a slow card may take its time
     "overdue": 30.0,  # every 5 s
     "owner": 180.0,  # every 5 s; where containers are frozen, with a call to the engine for each
+    "memory": 120.0,  # every 10 s, if there was work
     "containers": 600.0,  # every second; with an engine that hardly answers, many calls of up to a minute each
 }
 """So long after its last progress a loop that said nothing else has stalled."""

@@ -19,7 +19,7 @@ import click
 import structlog
 from aiohttp import web
 
-from agent import collector, logs, settings
+from agent import heap, logs, settings
 from agent.settings import SettingsError
 from dispatcher import __version__, auth
 from dispatcher.app import build
@@ -179,7 +179,7 @@ async def serve(
         await first_start(store, directory)
         app = build(config, store)
         url = await stack.enter_async_context(listening(app, config))
-        collector.settle()
+        heap.settle()
         async with supervised(app[CORE], url, config, read_again):
             await _stopped(app)
         log.info("stopping")

@@ -88,6 +88,7 @@ async def test_status_tells_all_without_a_network(start: StartNode, serve: Serve
         "engine": False,
         "journal": False,
         "overdue": False,
+        "memory": False,
         "owner": False,
     }
     done = await run(tmp_path, "status")

@@ -543,6 +543,37 @@ async def test_a_silent_dispatcher_is_left(
     await dispatcher.session()
 
 
+async def test_memory_goes_back_after_work_alone(
+    dispatcher: Dispatcher, start: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work makes the node give back what it needed; one that has nothing to do lets things be."""
+    given, looked = 0, asyncio.Event()
+
+    def give_back() -> None:
+        nonlocal given
+        given += 1
+
+    def beat(loop: str, due: float = 0.0) -> None:
+        if loop == "memory":
+            looked.set()
+
+    monkeypatch.setattr("agent.heap.give_back", give_back)
+    monkeypatch.setattr("agent.node.GIVE_BACK_SECONDS", 0.02)
+    running = start()
+    monkeypatch.setattr(running.node.vitals, "beat", beat)
+    session = await ready(dispatcher)
+    for work in (False, True, False):
+        before = given
+        if work:
+            of = lease()
+            await session.send(Offer(1, of, REVISION))
+            (await running.function()).end(answered(of))
+        for _ in range(3):
+            looked.clear()
+            await looked.wait()
+        assert given - before == work
+
+
 async def test_heartbeats_keep_a_session_without_work(
     dispatcher: Dispatcher, start: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
