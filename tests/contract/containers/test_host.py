@@ -18,6 +18,7 @@ from typing import Any
 
 import docker
 import docker.errors
+import docker.types
 import pytest
 from click.testing import CliRunner, Result
 
@@ -339,7 +340,11 @@ def _connect(host: str, port: int) -> None:
 
 
 def _connects(client: docker.APIClient, targets: list[str]) -> dict[str, bool]:
-    """Try to connect from a container on an ordinary network of the engine."""
+    """Try to connect from a container on an ordinary network of the engine.
+
+    Its addresses are none that the engine would choose: among those are some of the tests' private network, which who
+    is on such a network looks for there. Like that one it is the only one on the machine, under the same lock.
+    """
     script = (
         "import socket,sys\n"
         "for each in sys.argv[1:]:\n"
@@ -347,8 +352,11 @@ def _connects(client: docker.APIClient, targets: list[str]) -> dict[str, bool]:
         "  try: socket.create_connection((host, int(port)), 2).close(); print(each, 1)\n"
         "  except OSError: print(each, 0)\n"
     )
-    name = f"fernd-test-{uuid.uuid4().hex[:8]}"
-    client.create_network(name, driver="bridge")
+    name = "fernd-test-ordinary"
+    with contextlib.suppress(docker.errors.NotFound):
+        client.remove_network(name)  # of a run that was killed
+    subnet = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="10.213.8.0/24")])
+    client.create_network(name, driver="bridge", ipam=subnet)
     try:
         status, out = _run(client, ["/usr/bin/python3", "-c", script, *targets], NetworkMode=name)
     finally:
