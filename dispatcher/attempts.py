@@ -225,6 +225,12 @@ class Attempts:
         await self._queue.drafts.written(message.lease.task)
         await self._store.progress(message.lease, message.phase, message.percent, message.message)
 
+    def freed(self, node: str, lease: Lease) -> None:
+        """Note that a task is over on its node, before its end is recorded: its container is free for another."""
+        holding = self._leases.find(lease, node)
+        if holding is not None and holding.revision.reuse and holding.revision.mode == "http":
+            self._matching.freed(holding.revision.key, self._monotonic())
+
     async def outcome(self, node: str, message: Outcome) -> None:
         """Record how an attempt ended, once, and acknowledge it when that is committed."""
         lease = message.lease

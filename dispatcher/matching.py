@@ -7,7 +7,9 @@ classes with demand that such a node could ever serve: a node's change touches t
 classes for which there is room, takes the one where the account stands that was served longest ago (see
 `dispatcher.turns`), and looks at a handful of nodes: those with a warm container of the revision, then
 those with its image, then a random few of the rest, of which the nearest and least loaded is taken (the best of
-two random choices is known to balance nearly as well as the best of all; Mitzenmacher 1996).
+two random choices is known to balance nearly as well as the best of all; Mitzenmacher 1996). A container that has
+just become free has the next task of its revision before another function of the account is started, for a moment:
+see `Matching.freed`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ NO_ROOM = (-inf, -inf, None)
 
 PARK_SECONDS = 0.5
 """A revision that every node looked at has just declined is tried again after so long."""
+
+
+STAY_SECONDS = 0.5
+"""So long a revision whose containers become free may go before the others of its account: about what a start takes."""
 
 
 class Match(Struct, frozen=True):
@@ -175,6 +181,12 @@ class _Demand(Struct):
     count: int = 0
     in_turn: bool = False
     """It stands in a line of its `_Class`, or rests."""
+    line: Line | None = None
+    """That line; None while it rests."""
+    ahead: bool = False
+    """It stands before its turn."""
+    stays_until: float | None = None
+    """It may do so until then; None since it was its turn."""
 
 
 class Matching:
@@ -267,6 +279,21 @@ class Matching:
         self._index(self._images, node.images, node_id, ())
         self._index(self._warm, node.warm, node_id, ())
         self._leave_shape(node)
+
+    def freed(self, revision_key: str, now: float) -> None:
+        """Let a revision go before its turn, a container of which has just become free.
+
+        So a node runs what waits for its warm containers before it starts others. The others of the account wait for
+        `STAY_SECONDS` at most, and a task; then it is their turn, until it is the revision's own again.
+        """
+        demand = self._demand.get(revision_key)
+        if demand is None or demand.line is None:
+            return
+        if demand.stays_until is None:
+            demand.stays_until = now + STAY_SECONDS
+        if now < demand.stays_until:
+            demand.ahead = True
+            demand.line.go_on_with(revision_key)
 
     # demand
 
@@ -416,16 +443,21 @@ class Matching:
     def _match_of(self, line: Line, klass: _Class, now: float) -> Match | None:
         """Match a revision of a line, or empty it: none of them waits any more, or they rest."""
         while line.keys:
-            demand = self._demand[line.keys[0]]
+            key = next(iter(line.keys))
+            demand = self._demand[key]
             node = self._choose(demand, klass, now) if demand.count > 0 else None
             if node is not None:
-                line.keys.rotate(-1)
+                line.keys.move_to_end(key)
                 demand.count -= 1
+                if not demand.ahead:
+                    demand.stays_until = None
+                demand.ahead = False
                 node.offers += 1
                 node.under_way[node.offers] = demand.revision.share_of(node.capabilities)
                 self._place(node)
                 return Match(node.id, demand.revision, demand.account, node.offers, node.session)
-            line.keys.popleft()
+            del line.keys[key]
+            demand.line, demand.ahead = None, False
             if demand.count > 0:
                 self._parked.append((now + PARK_SECONDS, demand))
             else:
@@ -487,7 +519,7 @@ class Matching:
         if not demand.in_turn:
             demand.in_turn = True
             klass = self._class_of(demand.revision)
-            self._turns.wait(klass.lines, demand.account, demand.revision.key)
+            demand.line = self._turns.wait(klass.lines, demand.account, demand.revision.key)
             self._look_at(klass)
 
     def _look_at(self, klass: _Class) -> None:

@@ -336,6 +336,7 @@ class Sessions:
             case Outcome():
                 if message.credit is not None:
                     self._credit(node, presence, message.credit)
+                    self._attempts.freed(node.id, message.lease)
                 return self._attempts.outcome(node.id, message)
             case NodeHeartbeat():
                 self._heartbeat(session, node, presence, message)

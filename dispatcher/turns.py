@@ -2,7 +2,7 @@
 
 The account that was served longest ago comes first, whatever it asks for and however much of it waits. One that
 begins to wait comes after those that waited already, so that k of its tasks wait for k others of each account at
-most, for each of which there was room.
+most, for each of which there was room. Within an account a revision may go before its turn: see `Line.go_on_with`.
 
 A `Line` is what one account wants of one kind of node, and `Lines` is all that is wanted of that kind. Each keeps its
 accounts in a heap. Who was served stands there too early in the heaps of other kinds, which `Lines.first` mends when
@@ -12,7 +12,7 @@ it meets it: once for each heap and time that the account was served.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from dispatcher.needs import Need
@@ -32,7 +32,7 @@ class Line:
     """Keys of revisions with demand, of one account and for one kind of node, whose turn goes round."""
 
     def __init__(self, account: _Account, lines: Lines, number: int) -> None:
-        self.keys: deque[str] = deque()
+        self.keys: OrderedDict[str, None] = OrderedDict()
         self._account = account
         self._lines = lines
         self._number = number
@@ -49,6 +49,10 @@ class Line:
     def place(self) -> Place:
         """Where it stands now among other lines."""
         return self._account.served, self._served, self._number
+
+    def go_on_with(self, key: str) -> None:
+        """Let a revision go before the others of this line; whose turn it is among the accounts stays as it is."""
+        self.keys.move_to_end(key, last=False)
 
     def serve(self, now: int) -> None:
         """Put it, and its account, behind all others."""
@@ -109,8 +113,8 @@ class Turns:
         self._served = 0
         self._numbers = 0
 
-    def wait(self, lines: Lines, account: str, key: str) -> None:
-        """Let a revision of an account stand in line, behind its others."""
+    def wait(self, lines: Lines, account: str, key: str) -> Line:
+        """Let a revision of an account stand in line, behind its others, and give the line."""
         waiting = self._accounts.get(account)
         if waiting is None:
             waiting = self._accounts[account] = _Account(account, self._served)
@@ -118,8 +122,9 @@ class Turns:
         if line is None:
             self._numbers += 1
             line = waiting.lines[lines] = Line(waiting, lines, self._numbers)
-        line.keys.append(key)
+        line.keys[key] = None
         lines.stand(line)
+        return line
 
     def serve(self, line: Line) -> None:
         """Note that a task of this line was given to a node."""

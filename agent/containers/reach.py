@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import os
 import socket
 import threading
@@ -252,7 +253,12 @@ async def _socket_in(namespace: int) -> socket.socket:
 
 def enter(namespace: int) -> None:
     """Move the calling thread into a network namespace. Python has os.setns from 3.12 on only."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace, _CLONE_NEWNET) != 0:
+    if _libc().setns(namespace, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Load it once: that costs more than the call."""
+    return ctypes.CDLL(None, use_errno=True)

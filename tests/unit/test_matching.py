@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.protocol import Capabilities, Credit, Revision
-from dispatcher.matching import KEPT_CLASSES, PARK_SECONDS, Match, Matching, SampledSet
+from dispatcher.matching import KEPT_CLASSES, PARK_SECONDS, STAY_SECONDS, Match, Matching, SampledSet
 
 ACCOUNT = "account"
 FUNCTION = "6404b3da46551827c611ffe5"
@@ -201,6 +201,42 @@ def test_functions_take_turns() -> None:
     subject.added(revision(1), ACCOUNT, 100)
     subject.added(revision(2, cpu_count=1), ACCOUNT, 100)
     assert sorted(match.revision.number for match in drain(subject)) == [1, 1, 2, 2]
+
+
+def test_what_became_free_goes_on_with_its_function_for_a_moment() -> None:
+    """A node runs the tasks of the container that it has before it starts another, and the others wait no longer."""
+    subject = matching()
+    subject.node_joined("n", BIG, Credit(1, 4096, 8), [], [])
+    for number in (1, 2, 3):
+        subject.added(revision(number), ACCOUNT, 3 if number == 2 else 100)
+    served = []
+    for step in range(9):
+        now = step * 0.4 * STAY_SECONDS
+        match = subject.next(now)
+        assert match is not None
+        served.append(match.revision.number)
+        subject.freed(match.revision.key, now)
+        subject.node_changed("n", credit=Credit(1, 4096, 8, offers_seen=match.number))
+    # Each has its turn, and three more before the moment is over; one that has run out is not waited for.
+    assert served == [1, 1, 1, 1, 2, 2, 2, 3, 3]
+    subject.freed(revision(2).key, 0)  # nothing of it waits any more
+
+
+def test_what_goes_on_takes_no_other_account_its_turn() -> None:
+    """It goes before the other functions of its own account alone."""
+    subject = matching()
+    subject.node_joined("n", BIG, Credit(1, 4096, 8), [], [])
+    subject.added(revision(1), ACCOUNT, 10)
+    subject.added(revision(2), ACCOUNT, 10)
+    subject.added(revision(3), "other", 10)
+    served = []
+    for _ in range(6):
+        match = subject.next(0)
+        assert match is not None
+        served.append(match.revision.number)
+        subject.freed(match.revision.key, 0)
+        subject.node_changed("n", credit=Credit(1, 4096, 8, offers_seen=match.number))
+    assert served == [1, 3, 1, 3, 1, 3]
 
 
 def test_an_account_with_a_long_queue_does_not_starve_another() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from yarl import URL
 
-from agent.protocol import Abandon, Held, Log, Spans
+from agent.protocol import Abandon, Credit, Held, Log, Spans
 from tests.contract.http_api.api import SECONDS, Api, Node, pieces
 
 HEX = "0123456789abcdef01234567"
@@ -334,3 +334,19 @@ async def test_a_finished_task_says_where_its_time_went(api: Api, node: Node) ->
     queued = task["spans"].pop("queued")
     assert queued >= 0
     assert task["spans"] == {"pulling": 0, "starting": 140.5, "running": 3.25, "uploading": 1}
+
+
+async def test_a_node_goes_on_with_the_function_that_it_just_ran(api: Api) -> None:
+    """Its container is warm, so the next task of the function goes before that of another, which waited longer."""
+    first, second = await api.function("first"), await api.function("second")
+    for function_id in (first, second, first):
+        await api.task(function_id)
+    node = Node(api, *await api.join())
+    await node.open(slots=1)
+    ran = []
+    for seen in (1, 2, 3):
+        offer = await node.take()
+        ran.append(offer.revision.function)
+        await node.finish(offer.lease, status=200, credit=Credit(8, 8192, 1, offers_seen=seen))
+    assert ran == [first, first, second]
+    await node.ws.close()
