@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
 from agent.protocol import Lease, Revision
 from dispatcher.store import rows
 from dispatcher.store.peers import EndShown, Seated, SeatShown
-from dispatcher.store.postgres import tasks
+from dispatcher.store.postgres import seats
 from dispatcher.store.postgres.connections import Connections, Db, is_away
 from dispatcher.store.postgres.lanes import Lane
 from dispatcher.store.records import Leased, State
@@ -62,86 +62,6 @@ async def _bury(db: Db, name: str, beat: int) -> bool:
     if buried is not None:
         await db.execute("DELETE FROM message WHERE replica = $1", name)
     return buried is not None
-
-
-async def _adopt(db: Db, replica: str) -> list[Leased]:
-    adopted = await db.fetch(
-        "UPDATE seat SET replica = $1, presence = NULL"
-        " WHERE node IN (SELECT node FROM task WHERE state IN ('offered', 'accepted'))"
-        " AND NOT EXISTS (SELECT 1 FROM replica r WHERE r.id = seat.replica) RETURNING node",
-        replica,
-    )
-    return await tasks.leased(db, replica, [row[0] for row in adopted]) if adopted else []
-
-
-class _Sit(NamedTuple):
-    """A node has its session here, and says this of itself."""
-
-    node: str
-    presence: bytes
-
-
-class _Rise(NamedTuple):
-    """A node has no session here any more."""
-
-    node: str
-
-
-async def _seat(replica: str, db: Db, ops: Sequence[_Sit | _Rise], _again: bool) -> list[Seated | None]:
-    """Seat nodes and let them rise, in this order; a node may be there several times."""
-    sitting = sorted({op.node for op in ops if isinstance(op, _Sit)})
-    found = await db.fetch("SELECT node, replica FROM seat WHERE node = ANY($1) ORDER BY node FOR UPDATE", sitting)
-    before: dict[str, str] = {row[0]: row[1] for row in found}
-    was: list[str | None] = []
-    last: dict[str, bytes | None] = {}
-    for op in ops:
-        was.append(before.get(op.node))
-        last[op.node] = op.presence if isinstance(op, _Sit) else None
-        if isinstance(op, _Sit):
-            before[op.node] = replica
-    if sitting:
-        # In the order of their names, as every dispatcher locks them: two that seat the same nodes do not wait for
-        # each other.
-        await db.execute(
-            "INSERT INTO seat (node, replica, presence)"
-            " SELECT new.node, $2, new.presence FROM unnest($1::text[], $3::bytea[]) AS new (node, presence)"
-            " ON CONFLICT (node) DO UPDATE SET replica = excluded.replica, presence = excluded.presence",
-            *(sitting, replica, [last[node] for node in sitting]),
-        )
-    if risen := sorted(last.keys() - set(sitting)):
-        await db.execute("UPDATE seat SET presence = NULL WHERE node = ANY($1) AND replica = $2", risen, replica)
-    held: dict[str, list[Leased]] = {node: [] for node in sitting}
-    for leased in await tasks.leased(db, replica, sitting) if sitting else []:
-        held[leased.node].append(leased)
-    return [Seated(seat, held[op.node]) if isinstance(op, _Sit) else None for op, seat in zip(ops, was, strict=True)]
-
-
-async def _show(db: Db, replica: str, presences: Sequence[tuple[str, bytes]]) -> list[str]:
-    ordered = sorted(dict(presences).items())
-    found = await db.fetch(
-        "UPDATE seat SET presence = new.presence FROM unnest($1::text[], $2::bytea[]) AS new (node, presence)"
-        " WHERE seat.node = new.node AND seat.replica = $3 RETURNING seat.node",
-        [node for node, _ in ordered],
-        [presence for _, presence in ordered],
-        replica,
-    )
-    here = {row[0] for row in found}
-    return [node for node, _ in ordered if node not in here]
-
-
-_SHOWN = (
-    "SELECT s.node, s.replica, s.presence FROM seat s JOIN replica r ON r.id = s.replica WHERE s.presence IS NOT NULL"
-)
-
-
-async def _shown(db: Db, nodes: Sequence[str]) -> list[SeatShown]:
-    return [SeatShown(*row) for row in await db.fetch(f"{_SHOWN} AND s.node = ANY($1)", nodes)]
-
-
-async def _shown_of(db: Db, account: str, most: int) -> list[SeatShown]:
-    whose = "s.node IN (SELECT id FROM node WHERE account = $1)"
-    found = await db.fetch(f"{_SHOWN} AND {whose} LIMIT $2", account, most)
-    return [SeatShown(*row) for row in found]
 
 
 async def _post(db: Db, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -196,13 +116,15 @@ class PostgresPeers:
         self._woken = asyncio.Event()
         self._listens = False
         self._listening: asyncio.Task[None] | None = None
-        self._seats: Lane[_Sit | _Rise]
+        self._seats: Lane[seats.Sit | seats.Rise]
 
     def start(self) -> None:
         """Take up work, and begin to listen, where that is possible."""
         # A seat whose commit broke off is not taken again: who had it before would not be known any more. Its session
         # ends, and the node comes anew.
-        self._seats = Lane("seats", self._connections, partial(_seat, self.name), lambda op: isinstance(op, _Rise))
+        self._seats = Lane(
+            "seats", self._connections, partial(seats.seat, self.name), lambda op: isinstance(op, seats.Rise)
+        )
         if not self._connections.pooled:
             self._listening = asyncio.create_task(self._listen(), name="listen")
 
@@ -220,23 +142,23 @@ class PostgresPeers:
         return await self._write(_bury, name, beat)
 
     async def adopt(self) -> list[Leased]:  # noqa: D102
-        return await self._write(_adopt, self.name)
+        return await self._write(seats.adopt, self.name)
 
     async def sit(self, node: str, presence: bytes) -> Seated:  # noqa: D102
-        seated: Seated = await self._seats.put(_Sit(node, presence))
+        seated: Seated = await self._seats.put(seats.Sit(node, presence))
         return seated
 
     async def rise(self, node: str) -> None:  # noqa: D102
-        await self._seats.put(_Rise(node))
+        await self._seats.put(seats.Rise(node))
 
     async def show(self, presences: Sequence[tuple[str, bytes]]) -> list[str]:  # noqa: D102
-        return await self._write(_show, self.name, presences)
+        return await self._write(seats.show, self.name, presences)
 
     async def shown(self, nodes: Sequence[str]) -> list[SeatShown]:  # noqa: D102
-        return await self._connections.read(_shown, nodes)
+        return await self._connections.read(seats.shown, nodes)
 
     async def shown_of(self, account: str, most: int) -> list[SeatShown]:  # noqa: D102
-        return await self._connections.read(_shown_of, account, most)
+        return await self._connections.read(seats.shown_of, account, most)
 
     async def post(self, messages: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102
         await self._write(_post, messages)
