@@ -284,10 +284,14 @@ class Matching:
         """Let a revision go before its turn, a container of which has just become free.
 
         So a node runs what waits for its warm containers before it starts others. The others of the account wait for
-        `STAY_SECONDS` at most, and a task; then it is their turn, until it is the revision's own again.
+        `STAY_SECONDS` at most, and a task; then it is their turn, until it is the revision's own again. Where a node
+        has a warm container of the one whose turn it is, there is no start to be put off, and it does not wait.
         """
         demand = self._demand.get(revision_key)
         if demand is None or demand.line is None:
+            return
+        turn = next((key for key in demand.line.keys if not self._demand[key].ahead), revision_key)
+        if self._warm.get(turn):
             return
         if demand.stays_until is None:
             demand.stays_until = now + STAY_SECONDS

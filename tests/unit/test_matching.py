@@ -222,6 +222,36 @@ def test_what_became_free_goes_on_with_its_function_for_a_moment() -> None:
     subject.freed(revision(2).key, 0)  # nothing of it waits any more
 
 
+def test_two_that_became_free_at_once_both_go_on() -> None:
+    """That the one stands before its turn, and is warm, does not make the other give way to a start."""
+    subject = matching()
+    subject.node_joined("n", BIG, Credit(2, 4096, 8), [], [])
+    for number in (1, 2, 3):
+        subject.added(revision(number), ACCOUNT, 10)
+    first = drain(subject)
+    for match in first:
+        subject.node_warmed("n", match.revision.key)
+        subject.freed(match.revision.key, 0)
+    subject.node_changed("n", credit=Credit(2, 4096, 8, offers_seen=2))
+    assert {match.revision.number for match in first} == {match.revision.number for match in drain(subject)} == {1, 2}
+
+
+def test_functions_that_are_all_warm_take_turns() -> None:
+    """What became free goes before a start only: where there is none to put off, nobody waits for its moment to end."""
+    subject = matching()
+    subject.node_joined("n", BIG, Credit(1, 4096, 8), [], [revision(number).key for number in (1, 2, 3)])
+    for number in (1, 2, 3):
+        subject.added(revision(number), ACCOUNT, 10)
+    served = []
+    for _ in range(6):
+        match = subject.next(0)
+        assert match is not None
+        served.append(match.revision.number)
+        subject.freed(match.revision.key, 0)
+        subject.node_changed("n", credit=Credit(1, 4096, 8, offers_seen=match.number))
+    assert served == [1, 2, 3, 1, 2, 3]
+
+
 def test_what_goes_on_takes_no_other_account_its_turn() -> None:
     """It goes before the other functions of its own account alone."""
     subject = matching()
