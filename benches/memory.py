@@ -1,8 +1,6 @@
 """Whether the agent's memory grows with the tasks that it has run: resident after many against after a thousand.
 
-    python -m benches.memory [--tasks 50000]
-
-`python -m benches memory` runs fewer, and says how many.
+python -m benches.memory [--tasks 50000]
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from benches.engine import DockerEngine
 from benches.figures import Figure, table
 
 FIRST = 1_000
-TASKS = 10_000
+TASKS = 50_000
 CALLERS = 16
 FUNCTIONS = 4
 
@@ -53,7 +51,7 @@ async def _call(system: Cloud, functions: list[str], tasks: int) -> int:
 def main() -> None:
     """Measure with another number of tasks."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tasks", type=int, default=50_000)
+    parser.add_argument("--tasks", type=int, default=TASKS)
     details: dict[str, Any] = {}
     print(table(asyncio.run(run(details, parser.parse_args().tasks))))
     print(details)

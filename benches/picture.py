@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 120, 20, 48
+LABEL = 15
+"""Upright distance of two labels at the least, so that lines that end close to each other can be told apart."""
+
 COLOURS = ("#7a7a7a", "#0b7285", "#c2410c", "#7048b6", "#2b8a3e")
 
 
@@ -54,17 +57,27 @@ def draw(what: str, against: str, lines: Sequence[Line]) -> str:
     parts.append(
         f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle" fill="#333333">{escape(against)}</text>'
     )
-    parts += [_line(line, colour, place) for line, colour in zip(lines, COLOURS, strict=False)]
+    labels = _apart([place(*line.points[-1])[1] for line in lines])
+    parts += [_line(line, colour, place, y) for line, colour, y in zip(lines, COLOURS, labels, strict=False)]
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _line(line: Line, colour: str, place: object) -> str:
+def _apart(ends: Sequence[float]) -> list[float]:
+    """Move labels up from the one below where they would cover each other; in the order given."""
+    placed: dict[int, float] = {}
+    lowest = math.inf
+    for index in sorted(range(len(ends)), key=lambda index: -ends[index]):
+        lowest = placed[index] = min(ends[index], lowest - LABEL)
+    return [placed[index] for index in range(len(ends))]
+
+
+def _line(line: Line, colour: str, place: object, label: float) -> str:
     assert callable(place)
     places = [place(x, y) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places)
-    x, y = places[-1]
+    x, _ = places[-1]
     return (
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>{dots}'
-        f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{colour}">{escape(line.name)}</text>'
+        f'<text x="{x + 8:.1f}" y="{label + 4:.1f}" fill="{colour}">{escape(line.name)}</text>'
     )
