@@ -31,6 +31,9 @@ log = structlog.get_logger()
 PAUSE_SECONDS = 10.0
 """An idle container is paused after so long."""
 
+FREEZE_TRIES = 3
+"""On a busy machine the kernel's freezer does not always get hold of all processes of a container in time."""
+
 ROOM_SECONDS = 15.0
 """So long a start waits for memory that a removal is about to free."""
 
@@ -345,18 +348,28 @@ class Pool:
         """
         for container in list(self._all.values()):
             async with container.lock:
-                # What runs anyway, such as one that has just ended, is no reason to leave the others running.
                 if container.state not in {State.BUSY, State.IDLE} or container.frozen or container.ended.is_set():
                     continue
-                try:
-                    await self._engine.pause(container.name)
-                except EngineError as error:
-                    log.info("container not frozen", container=container.name, reason=error.message)
+                if not await self._stands_still(container):
                     continue
                 if container.state is State.BUSY:
                     container.frozen = True
                 else:
                     container.state = State.PAUSED
+
+    async def _stands_still(self, container: Container) -> bool:
+        """Freeze a container. One that runs anyway, or has just ended, is no reason to leave the others running."""
+        tries_left = FREEZE_TRIES
+        while True:
+            try:
+                await self._engine.pause(container.name)
+            except EngineError as error:
+                tries_left -= 1
+                if not tries_left or container.ended.is_set():
+                    log.info("container not frozen", container=container.name, reason=error.message)
+                    return False
+            else:
+                return True
 
     async def thaw(self) -> None:
         """Let those that work for a task go on; idle ones stay as they are until they are wanted.
