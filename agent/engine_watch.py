@@ -157,6 +157,7 @@ class EngineWatch:
         """
         await self._find()
         self._privileged = await self._host.can_run_privileged()
+        self._availability.block("engine", "the engine is found, and the canary is not back yet")
         found()
         away = self._judge(await self._canary_trouble())
         while True:

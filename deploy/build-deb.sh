@@ -34,7 +34,7 @@ mkdir -p "$root/usr/bin"
 ln --symbolic /opt/fernd/current/bin/fernd "$root/usr/bin/fernd"
 
 install -D -m 644 deploy/deb/conffiles deploy/deb/triggers --target-directory "$root/DEBIAN"
-install -m 755 deploy/deb/{postinst,prerm,postrm} "$root/DEBIAN"
+install -m 755 deploy/deb/{preinst,postinst,prerm,postrm} "$root/DEBIAN"
 size=$(du --summarize --apparent-size --block-size=1024 "$root" | cut --fields 1)
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" deploy/deb/control >"$root/DEBIAN/control"
 dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null

@@ -7,14 +7,15 @@
 #   install.sh --uninstall [--purge]                  nothing is left; with --purge no settings and data either
 #
 #   --from PATH          a directory of wheels, as `make wheels` makes it, for a machine without a network; or
-#                        fernd's wheel alone, and the rest comes from the Python package index.
+#                        fernd's wheel, and what does not lie beside it comes from the Python package index.
 #                        By default: the directory wheels beside this script, or dist/wheels of a checkout.
 #   --description TEXT   what people see beside the node's id
 #
 # It asks nothing. Each version lives in a directory of its own below /opt/fernd/versions, with a Python environment
 # that nothing else uses; /opt/fernd/current says which one runs. An upgrade lets running tasks finish, swaps, starts,
-# and goes back if the new version does not become ready.
+# and goes back if the new version does not become ready, or if it is broken off.
 set -euo pipefail
+umask 022 # the services are not root, and are to read what root installs
 
 root=/opt/fernd
 state=/var/lib/fernd
@@ -24,6 +25,10 @@ unit_dir=/etc/systemd/system
 command=/usr/local/bin/fernd
 READY_SECONDS=${FERND_INSTALL_READY_SECONDS:-120}
 unset FERND_INSTALL_READY_SECONDS # or fernd would take it for a setting
+# The system's own: another, in root's home or in /usr/local, may be hidden from the services.
+python=/usr/bin/python3
+# Services that an upgrade has stopped and not started again; a reboot starts them by itself.
+stopped=/run/fernd-install.stopped
 
 dispatcher='' token='' from='' description='' serve='' uninstall='' purge='' packaged=''
 
@@ -73,6 +78,15 @@ check_machine() {
     *) fail "fernd has packages for amd64 and arm64, and this system is $(dpkg --print-architecture)" ;;
     esac
     [[ -d /run/systemd/system || -n $packaged ]] || fail "systemd does not run here; in a container use the image, see docs/install.md"
+    if [[ -z $packaged && $(dpkg-query --show --showformat='${db:Status-Status}' fernd 2>/dev/null) == installed ]]; then
+        fail "fernd is a Debian package here: dpkg installs, upgrades and removes it"
+    fi
+    exec 9</var/lib
+    flock --nonblock 9 || fail "another installer is at work here; run this again when it has ended"
+}
+
+reload_units() {
+    [[ ! -d /run/systemd/system ]] || systemctl daemon-reload
 }
 
 # Installs packages of the system, if they are missing.
@@ -85,19 +99,21 @@ ensure_packages() {
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]} …"
     export DEBIAN_FRONTEND=noninteractive
-    quietly apt-get --quiet update || say "apt-get update failed; trying with the package lists at hand"
-    quietly apt-get --quiet --yes install --no-install-recommends "${missing[@]}" ||
+    # A machine that has just booted may be busy with upgrades of its own.
+    local apt=(apt-get --quiet --option DPkg::Lock::Timeout=300)
+    quietly "${apt[@]}" update || say "apt-get update failed; trying with the package lists at hand"
+    quietly "${apt[@]}" --yes install --no-install-recommends "${missing[@]}" ||
         fail "${missing[*]} could not be installed: see the lines above, mend them, and run this again"
 }
 
 ensure_python() {
-    command -v python3 >/dev/null || ensure_packages python3
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        fail "fernd needs Python 3.11, and this system has $(python3 --version): Debian 12, Ubuntu 24.04 or newer have it"
+    [[ -x $python ]] || ensure_packages python3
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "fernd needs Python 3.11, and this system has $("$python" --version): Debian 12, Ubuntu 24.04 or newer have it"
 }
 
 engine_answers() {
-    python3 - <<-'EOF'
+    "$python" - <<-'EOF'
 		import http.client, socket, sys
 		line = socket.socket(socket.AF_UNIX)
 		line.settimeout(5)
@@ -141,7 +157,7 @@ find_wheels() {
 
 # Says from what a version is made: another Python, or another wheel, makes another version.
 fingerprint() {
-    python3 --version
+    "$python" --version
     find "$1" -name '*.whl' -print0 | sort --zero-terminated | xargs --null cat | sha256sum
 }
 
@@ -151,24 +167,27 @@ build() {
     if [[ -d $wheels ]]; then
         sources=(--no-index --find-links "$wheels")
         fernd=$(find "$wheels" -maxdepth 1 -name 'fernd-*.whl' | sort --version-sort | tail -n 1)
-        # For a dispatcher that keeps its tasks in PostgreSQL.
-        if compgen -G "$wheels/asyncpg-*.whl" >/dev/null; then extras='[postgres]'; fi
     else
         sources=(--find-links "$(dirname "$wheels")")
         fernd=$wheels
     fi
     [[ -n $fernd ]] || fail "$wheels holds no wheel of fernd"
+    # For a dispatcher that keeps its tasks in PostgreSQL.
+    if compgen -G "$(dirname "$fernd")/asyncpg-*.whl" >/dev/null; then extras='[postgres]'; fi
     pip=$(compgen -G "$(dirname "$fernd")/pip-*.whl" | tail -n 1 || true)
-    python3 -m venv --without-pip "$target"
+    "$python" -m venv --without-pip "$target"
     if [[ -n $pip ]]; then
         # A wheel can be run where it lies, so the system needs no pip, and the environment gets none.
-        pip=(python3 "$pip/pip" --python "$target/bin/python")
+        pip=("$python" "$pip/pip" --python "$target/bin/python")
     else
         ensure_packages python3-venv
-        python3 -m venv "$target"
+        quietly "$python" -m venv "$target" || fail "no environment could be made: see the lines above"
         pip=("$target/bin/python" -m pip)
     fi
-    quietly "${pip[@]}" --quiet --disable-pip-version-check --no-cache-dir install "${sources[@]}" "$fernd$extras" ||
+    pip+=(--quiet --disable-pip-version-check --no-cache-dir install)
+    # Where all of it lies beside the wheel nobody is asked for it.
+    quietly "${pip[@]}" --no-index "${sources[@]}" "$fernd$extras" 2>/dev/null ||
+        quietly "${pip[@]}" "${sources[@]}" "$fernd$extras" ||
         fail "fernd could not be installed from $wheels: see the lines above"
     "$target/bin/fernd" --version >/dev/null
     fingerprint "$wheels" >"$target/made-from"
@@ -190,9 +209,10 @@ switch_to() {
         mkdir -p "$(dirname "$command")"
         ln --symbolic --force --no-target-directory "$root/current/bin/fernd" "$command"
     fi
-    quietly systemd-sysusers
-    quietly systemd-tmpfiles --create --prefix="$settings" --prefix="$state"
-    systemctl daemon-reload
+    # By name: what is wrong with the files of others is nothing to end over.
+    quietly systemd-sysusers fernd.conf
+    quietly systemd-tmpfiles --create fernd.conf
+    reload_units
 }
 
 write_settings() {
@@ -235,53 +255,96 @@ stop_all() {
 
 # What it is asked for ---------------------------------------------------------------------------------------------
 
+version_of() { "$1/bin/fernd" --version 2>/dev/null || echo "a version that cannot run"; }
+
+# Makes the version in $old the one that runs, and removes that in $new: an upgrade comes to its end or has not been.
+go_back() {
+    trap - EXIT
+    # As far as that goes: on a full disk, say, the version before is still better started than not.
+    if [[ -n $old ]]; then
+        switch_to "$old" || true
+    elif [[ $(running_version) == "$new" ]]; then
+        rm -f "$root/current"
+    fi
+    rm -rf "$new"
+}
+
+# The end of an upgrade that was broken off, by whatever: what it stopped is started again.
+broken_off() {
+    local unit
+    go_back
+    [[ -e $stopped ]] || return 0
+    say "broken off: $(version_of "$old") is started again"
+    while read -r unit; do systemctl start --no-block "$unit"; done <"$stopped"
+    rm -f "$stopped"
+}
+
 install_version() {
-    local wheels old new unit again active=() trying=()
-    wheels=$(find_wheels)
+    local wheels=$1 unit active=() trying=()
     old=$(running_version)
+    # An earlier upgrade may have been killed between stop and start.
+    if [[ -e $stopped ]]; then mapfile -t active <"$stopped"; fi
     if [[ -n $old ]] && fingerprint "$wheels" | cmp --quiet - "$old/made-from"; then
-        say "$("$old/bin/fernd" --version) is installed already, made from the same wheels"
+        say "$(version_of "$old") is installed already, made from the same wheels"
         switch_to "$old"
         write_settings
+        for unit in "${active[@]}"; do start "$unit" || fail "$unit does not start"; done
+        rm -f "$stopped"
         return
     fi
     mkdir -p "$root/versions"
     new=$(mktemp -d "$root/versions/XXXXXXXX")
+    trap broken_off EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     chmod 755 "$new"
-    # shellcheck disable=SC2064 # the directory of now
-    trap "rm -rf '$new'" EXIT
     build "$new" "$wheels"
-    say "$("$new/bin/fernd" --version) is installed${old:+, in place of $("$old/bin/fernd" --version)}"
-    mapfile -t active < <(units_that_are 'active|reloading')
+    say "$(version_of "$new") is installed${old:+, in place of $(version_of "$old")}"
+    for unit in $(units_that_are 'active|reloading'); do
+        [[ " ${active[*]} " == *" $unit "* ]] || active+=("$unit")
+    done
     # What was not ready before, for want of a dispatcher or an engine, proves nothing of the new version.
     mapfile -t trying < <(units_that_are activating)
     if ((${#active[@]} + ${#trying[@]})); then
         say "stopping ${active[*]} ${trying[*]}; running tasks may finish (systemctl kill fernd-agent: they are given back) …"
+        printf '%s\n' "${active[@]}" "${trying[@]}" | sed '/^$/d' >"$stopped"
         stop_all
     fi
     switch_to "$new"
     write_settings
     for unit in "${active[@]}"; do
-        if ! start "$unit"; then
-            say "going back to $("$old/bin/fernd" --version)"
-            stop_all
-            switch_to "$old"
-            for again in "${active[@]}"; do start "$again" || true; done
-            fail "the upgrade failed, and the version before runs again"
-        fi
+        start "$unit" || start_old_version "${active[@]}"
     done
     for unit in "${trying[@]}"; do systemctl start --no-block "$unit"; done
     trap - EXIT
+    rm -f "$stopped"
     find "$root/versions" -mindepth 1 -maxdepth 1 ! -path "$new" -exec rm -rf {} +
 }
 
+# Goes back from a version that does not become ready, and ends.
+start_old_version() {
+    local unit runs=yes
+    say "going back to $(version_of "$old")"
+    stop_all
+    go_back
+    for unit in "$@"; do start "$unit" || runs=''; done
+    rm -f "$stopped"
+    [[ -n $runs ]] || fail "the upgrade failed; the version before is in place again, and not ready: see the lines above"
+    fail "the upgrade failed, and the version before runs again"
+}
+
 join() {
-    local described=()
+    local described=() before
+    before=$(systemctl is-active fernd-agent || true)
     [[ -z $description ]] || described=(--description "$description")
     quietly systemctl stop fernd-agent
     # The token stands in the environment of a single command, not in its arguments, which everybody could read.
-    FERND_NODE_JOIN_TOKEN=$token "$root/current/bin/fernd" agent join "$dispatcher" --data-dir "$state" "${described[@]}" >&2 ||
+    FERND_NODE_JOIN_TOKEN=$token "$root/current/bin/fernd" agent join "$dispatcher" --data-dir "$state" "${described[@]}" >&2 || {
+        # A node that it was before it still is.
+        [[ $before == inactive ]] || systemctl start --no-block fernd-agent
         fail "this machine could not join: mend what it says above, and run this again"
+    }
     quietly systemctl enable fernd-agent
     start fernd-agent || fail "the agent is not ready yet; it goes on trying"
     say "this machine is a node: $(systemctl show --property=StatusText --value fernd-agent)"
@@ -299,6 +362,11 @@ remove_containers() {
     local id
     [[ -f $state/node.json ]] && command -v docker >/dev/null || return 0
     id=$(sed -n 's/.*"id": *"\([0-9a-f-]*\)".*/\1/p' "$state/node.json")
+    [[ -n $id ]] || return 0
+    if ! docker version >/dev/null 2>&1; then
+        say "the engine does not answer: containers with the label fernd.node=$id may be left on it"
+        return 0
+    fi
     docker ps --all --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker network ls --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker network rm >/dev/null
 }
@@ -308,13 +376,13 @@ remove() {
     remove_containers
     local unit
     for unit in "${units[@]}"; do systemctl disable "$unit" 2>/dev/null || true; done
-    rm -rf "$root"
+    rm -rf "$root" "$stopped"
     if [[ -z $packaged ]]; then
         for unit in "${units[@]}"; do rm -rf "${unit_dir:?}/$unit" "$unit_dir/$unit.d"; done
         rm -f "$command" /etc/sysusers.d/fernd.conf /etc/tmpfiles.d/fernd.conf
         rmdir --ignore-fail-on-non-empty /etc/sysusers.d /etc/tmpfiles.d 2>/dev/null || true
     fi
-    systemctl daemon-reload
+    reload_units
     systemctl reset-failed 'fernd-*' 2>/dev/null || true
     if [[ -n $packaged ]]; then
         return # the package's own scripts say the rest
@@ -335,10 +403,12 @@ main() {
         remove
         return
     fi
+    local wheels
+    wheels=$(find_wheels)
     ensure_python
     [[ $dispatcher != https:* || -e /etc/ssl/certs/ca-certificates.crt ]] || ensure_packages ca-certificates
     [[ -n $packaged || (-z $dispatcher && ! -f $state/node.json) ]] || ensure_engine
-    install_version
+    install_version "$wheels"
     [[ -z $serve ]] || serve
     [[ -z $dispatcher ]] || join
 }

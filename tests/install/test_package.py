@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.install import build, node
-from tests.install.machine import PREPARED, Machine, root_image
+from tests.install.machine import PREPARED, Failed, Machine, root_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.install, pytest.mark.timeout(600)]
 
@@ -34,10 +34,17 @@ def test_the_life_of_a_package(suite: str, more: str, bundle: Path, measured: Ca
 def live(machine: Machine, suite: str, measured: Callable[[str, object], None]) -> None:
     """The life of a package on one machine."""
     before = machine.files()
+    machine.run("ln -s /opt/fernd/current/bin/fernd /usr/local/bin/fernd")
+    with pytest.raises(Failed, match="installed here by install"):
+        machine.run("dpkg --install /bundle/fernd.deb")
+    machine.run("rm /usr/local/bin/fernd")
     begun = time.monotonic()
     machine.run("dpkg --install /bundle/fernd.deb")
     measured(f"{suite}: dpkg --install fernd.deb, no network", time.monotonic() - begun)
     assert not machine.succeeds("systemctl is-active fernd-agent || systemctl is-active fernd-dispatcher")
+
+    with pytest.raises(Failed, match="fernd is a Debian package here"):
+        machine.run("/bundle/install.sh")
 
     machine.run("systemctl enable --now fernd-dispatcher")
     token = node.join_token(machine)

@@ -18,6 +18,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.install, pytest.
 
 Measured = Callable[[str, object], None]
 
+CARRIED = "/srv/what was carried here"
+UPGRADE = "/bundle/install.sh --from /bundle/later"
+
 DROP_IN = "/run/systemd/system/fernd-agent.service.d"
 
 
@@ -40,13 +43,15 @@ def installed(
 ) -> Iterator[Machine]:
     """A machine that is dispatcher and node, made so without a network."""
     with Machine(prepared_image, "none", {bundle: "/bundle:ro"}) as machine:
+        # A place that wants quoting, and a root that shares nothing: what is installed is read by others all the same.
+        machine.run(f"mkdir '{CARRIED}'; cp -r /bundle/install.sh /bundle/wheels '{CARRIED}'")
         before["files"] = machine.files()
         begun = time.monotonic()
-        machine.run("/bundle/install.sh --serve")
+        machine.run(f"umask 077; '{CARRIED}/install.sh' --serve")
         measured("install.sh --serve, no network, engine present", time.monotonic() - begun)
         token = node.join_token(machine)
         begun = time.monotonic()
-        machine.run(f"/bundle/install.sh --dispatcher http://127.0.0.1:7070 --token {token}")
+        machine.run(f"umask 077; '{CARRIED}/install.sh' --dispatcher http://127.0.0.1:7070 --token {token}")
         measured("install.sh --dispatcher URL --token T, program present", time.monotonic() - begun)
         node.add_function(machine)
         yield machine
@@ -58,6 +63,14 @@ def test_it_takes_work(installed: Machine) -> None:
     status = "ready: 0 tasks run, connected to http://127.0.0.1:7070"
     installed.until(f"[[ $(systemctl show --property StatusText --value fernd-agent) == '{status}' ]]")
     installed.until("systemctl show --property StatusText --value fernd-dispatcher | grep '1 nodes connected'")
+
+
+def test_a_join_that_fails_leaves_a_node_what_it_is(installed: Machine) -> None:
+    """The installer run again with a token that is not known says so, and the agent goes on."""
+    with pytest.raises(Failed, match="the join token is not known or has expired"):
+        installed.run(f"'{CARRIED}/install.sh' --dispatcher http://127.0.0.1:7070 --token nonsense")
+    installed.until("systemctl is-active fernd-agent")
+    assert node.invoke(installed, "still") == "still"
 
 
 def test_neither_is_root(installed: Machine, measured: Measured) -> None:
@@ -168,11 +181,33 @@ def test_a_stop_is_hurried_by_a_second_signal(installed: Machine, measured: Meas
     assert node.wait_finished(installed, task)["attempt"] == 2
 
 
+@pytest.mark.parametrize("signal", ["TERM", "KILL"])
+def test_an_upgrade_that_is_broken_off(installed: Machine, signal: str) -> None:
+    """While it waits for a task: the version before runs again; killed outright, the next installer starts it."""
+    task = node.begin(installed, "sleep 10")
+    installed.run(f"systemd-run --quiet --unit upgrade --property KillMode=process {UPGRADE}")
+    installed.until("systemctl show --property StatusText --value fernd-agent | grep 'draining: 1 task runs'")
+    with pytest.raises(Failed, match="another installer is at work"):
+        installed.run(UPGRADE)
+    installed.run(f"systemctl kill --kill-whom=main --signal {signal} upgrade")
+    installed.until("! systemctl is-active upgrade")
+    installed.run("systemctl reset-failed upgrade")
+    found = node.wait_finished(installed, task)
+    assert (found["status"], found["attempt"]) == (200, 1)
+    if signal == "KILL":
+        installed.until("[[ $(systemctl is-active fernd-agent) == inactive ]]")
+        installed.run(f"'{CARRIED}/install.sh'")
+    installed.until("systemctl is-active fernd-agent")
+    assert installed.run("fernd --version").strip() == "fernd 0.1.0"
+    assert not installed.succeeds("ls /run/fernd-install.stopped")
+    assert node.invoke(installed, "after") == "after"
+
+
 def test_upgrade_under_load(installed: Machine, measured: Measured) -> None:
     """The installer run again: the running task finishes, and the new version runs."""
     task = node.begin(installed, "sleep 10")
     begun = time.monotonic()
-    installed.run("/bundle/install.sh --from /bundle/later")
+    installed.run(UPGRADE)
     measured("upgrade under a task of 10 s", time.monotonic() - begun)
     found = node.shown(installed, task)
     assert (found["state"], found["status"], found["attempt"]) == ("finished", 200, 1)
