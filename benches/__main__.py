@@ -39,8 +39,8 @@ def main() -> int:
         module = importlib.import_module(f"benches.{name}")
         figures += asyncio.run(module.run(details.setdefault(name, {})))
         print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        write(figures, asked.json, details)  # what was measured is kept if a later one breaks off
     print(table(figures))
-    write(figures, asked.json, details)
     return 1 if any(each.met is False for each in figures) else 0
 
 
