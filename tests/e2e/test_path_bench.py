@@ -14,4 +14,5 @@ async def test_a_warm_task_costs_what_it_should() -> None:
     rows = {row["callers"]: row for row in await measure(0.6, [4, 16])}
     assert min(row["ratio"] for row in rows.values()) > 0.02
     assert rows[16]["p99_ms"] / rows[16]["p50_ms"] < 20
-    assert rows[16]["dispatcher_cpu_ms"] + rows[16]["agent_cpu_ms"] < 5
+    own = rows[16]["dispatcher_cpu_ms"] + rows[16]["agent_cpu_ms"]
+    assert own / rows[16]["client_cpu_ms"] < 12  # 4 to 7, on a busy machine too

@@ -16,4 +16,4 @@ async def test_cold_start() -> None:
     details: dict[str, Any] = {}
     cold, ready = await cold_start.run(details, rounds=3, warm_rounds=2)
     assert cold.measured < 2, details
-    assert ready.measured < 0.5, details
+    assert ready.measured < 0.3, details
