@@ -22,6 +22,7 @@ from dispatcher.routes import (
     functions,
     health,
     live,
+    metrics,
     nodes,
     overview,
     pages,
@@ -239,5 +240,5 @@ TABLE = (
     Route("GET", "/v1/openapi.json", health.show_openapi, OPEN, gives={200: "application/json"}),
     Route("GET", "/healthz", health.show_alive, OPEN, gives={200: health.Health}),
     Route("GET", "/readyz", health.show_ready, OPEN, gives={200: health.Health}, problems=("UNAVAILABLE",)),
-    Route("GET", "/metrics", health.show_metrics, OPEN, gives={200: "text/plain"}),
+    Route("GET", "/metrics", metrics.show_metrics, OPEN, gives={200: "text/plain"}),
 )  # fmt: skip

@@ -19,8 +19,8 @@ from agent.metrics import Metrics as NodeMetrics
 from agent.metrics import families as of_node
 from agent.status import LoopStatus, NodeStatus, PermitStatus, SpoolStatus
 from dispatcher.core import Core
-from dispatcher.metrics import families as of_dispatcher
 from dispatcher.queue import Limits
+from dispatcher.routes.metrics import families as of_dispatcher
 from dispatcher.store.sqlite import SqliteStore
 
 ROOT = Path(__file__).resolve().parents[2]
