@@ -25,6 +25,7 @@ unit_dir=/etc/systemd/system
 command=/usr/local/bin/fernd
 READY_SECONDS=${FERND_INSTALL_READY_SECONDS:-120}
 unset FERND_INSTALL_READY_SECONDS # or fernd would take it for a setting
+unset PYTHONHOME PYTHONPATH       # nor is root's Python to be another than the services'
 # The system's own: another, in root's home or in /usr/local, may be hidden from the services.
 python=/usr/bin/python3
 # Services that an upgrade has stopped and not started again; a reboot starts them by itself.
@@ -107,13 +108,14 @@ ensure_packages() {
 }
 
 ensure_python() {
-    [[ -x $python ]] || ensure_packages python3
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    # python3-minimal, which some systems have, lacks most of the library.
+    "$python" -I -c 'import http.client, venv' 2>/dev/null || ensure_packages python3
+    "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "fernd needs Python 3.11, and this system has $("$python" --version): Debian 12, Ubuntu 24.04 or newer have it"
 }
 
 engine_answers() {
-    "$python" - <<-'EOF'
+    "$python" -I - <<-'EOF'
 		import http.client, socket, sys
 		line = socket.socket(socket.AF_UNIX)
 		line.settimeout(5)
@@ -127,13 +129,19 @@ engine_answers() {
 }
 
 ensure_engine() {
-    engine_answers && return
+    if engine_answers; then return; fi
     if ! command -v dockerd >/dev/null; then
         # iptables keeps functions with internet away from private addresses; tini is what the engine's --init runs.
         ensure_packages docker.io tini iptables
     fi
     quietly systemctl enable --now docker || fail "the Docker Engine does not start: see 'journalctl --unit docker'"
     engine_answers || fail "the Docker Engine does not answer at /var/run/docker.sock"
+}
+
+# An engine that is no package of Debian's may lack the group by which the service may use its socket.
+ensure_group() {
+    getent group docker >/dev/null ||
+        fail "the engine's socket has no group docker: 'groupadd --system docker', restart the engine, and run this again"
 }
 
 # One version of the program ---------------------------------------------------------------------------------------
@@ -175,14 +183,15 @@ build() {
     # For a dispatcher that keeps its tasks in PostgreSQL.
     if compgen -G "$(dirname "$fernd")/asyncpg-*.whl" >/dev/null; then extras='[postgres]'; fi
     pip=$(compgen -G "$(dirname "$fernd")/pip-*.whl" | tail -n 1 || true)
-    "$python" -m venv --without-pip "$target"
+    # -I: whatever lies in the directory that this was called from is no module of root's.
+    "$python" -I -m venv --without-pip "$target"
     if [[ -n $pip ]]; then
         # A wheel can be run where it lies, so the system needs no pip, and the environment gets none.
         pip=("$python" "$pip/pip" --python "$target/bin/python")
     else
         ensure_packages python3-venv
-        quietly "$python" -m venv "$target" || fail "no environment could be made: see the lines above"
-        pip=("$target/bin/python" -m pip)
+        quietly "$python" -I -m venv "$target" || fail "no environment could be made: see the lines above"
+        pip=("$target/bin/python" -I -m pip)
     fi
     pip+=(--quiet --disable-pip-version-check --no-cache-dir install)
     # Where all of it lies beside the wheel nobody is asked for it.
@@ -226,14 +235,20 @@ write_settings() {
 
 # Starting and stopping --------------------------------------------------------------------------------------------
 
+# Runs a command so that a signal ends the wait for it; with one in the foreground the signal would have to wait.
+attend() {
+    "$@" 9>&- &
+    wait $!
+}
+
 # Starts a service and waits until it says that it is ready.
 start() {
     local unit=$1
     systemctl reset-failed "$unit" 2>/dev/null || true
-    if timeout "$READY_SECONDS" systemctl start "$unit" && [[ $(systemctl is-active "$unit") == active ]]; then
+    if attend timeout "$READY_SECONDS" systemctl start "$unit" && [[ $(systemctl is-active "$unit") == active ]]; then
         return 0
     fi
-    say "$unit is not ready after $READY_SECONDS s: $(systemctl show --property=StatusText --value "$unit")"
+    say "$unit did not become ready within $READY_SECONDS s: $(systemctl show --property=StatusText --value "$unit")"
     journalctl --unit "$unit" --lines 5 --output cat --no-pager >&2 || true
     return 1
 }
@@ -249,7 +264,7 @@ units_that_are() {
 stop_all() {
     local unit
     for unit in fernd-agent.service fernd-dispatcher.service; do # the agent first: it has something to deliver
-        systemctl stop "$unit" 2>/dev/null || true
+        attend systemctl stop "$unit" 2>/dev/null || true
     done
 }
 
@@ -271,16 +286,22 @@ go_back() {
 
 # The end of an upgrade that was broken off, by whatever: what it stopped is started again.
 broken_off() {
-    local unit
+    local unit start=start
+    if [[ $(running_version) == "$new" ]]; then start=restart; fi # what is up by now is that one
     go_back
     [[ -e $stopped ]] || return 0
     say "broken off: $(version_of "$old") is started again"
-    while read -r unit; do systemctl start --no-block "$unit"; done <"$stopped"
+    while read -r unit; do systemctl "$start" --no-block "$unit"; done <"$stopped"
     rm -f "$stopped"
 }
 
+# Removes all versions but one: those before it, and what installers that were killed left.
+remove_others() {
+    find "$root/versions" -mindepth 1 -maxdepth 1 ! -path "$1" -exec rm -rf {} +
+}
+
 install_version() {
-    local wheels=$1 unit active=() trying=()
+    local wheels=$1 unit active=() trying=() running=()
     old=$(running_version)
     # An earlier upgrade may have been killed between stop and start.
     if [[ -e $stopped ]]; then mapfile -t active <"$stopped"; fi
@@ -290,6 +311,7 @@ install_version() {
         write_settings
         for unit in "${active[@]}"; do start "$unit" || fail "$unit does not start"; done
         rm -f "$stopped"
+        remove_others "$old"
         return
     fi
     mkdir -p "$root/versions"
@@ -306,20 +328,21 @@ install_version() {
     done
     # What was not ready before, for want of a dispatcher or an engine, proves nothing of the new version.
     mapfile -t trying < <(units_that_are activating)
-    if ((${#active[@]} + ${#trying[@]})); then
-        say "stopping ${active[*]} ${trying[*]}; running tasks may finish (systemctl kill fernd-agent: they are given back) …"
-        printf '%s\n' "${active[@]}" "${trying[@]}" | sed '/^$/d' >"$stopped"
-        stop_all
+    running=("${active[@]}" "${trying[@]}")
+    if ((${#running[@]})); then
+        say "stopping ${running[*]}; running tasks may finish (systemctl kill fernd-agent: they are given back) …"
+        printf '%s\n' "${running[@]}" >"$stopped"
     fi
+    stop_all # one that somebody stops already may still run, out of the version before
     switch_to "$new"
     write_settings
     for unit in "${active[@]}"; do
         start "$unit" || start_old_version "${active[@]}"
     done
     for unit in "${trying[@]}"; do systemctl start --no-block "$unit"; done
-    trap - EXIT
+    trap - EXIT HUP INT TERM
     rm -f "$stopped"
-    find "$root/versions" -mindepth 1 -maxdepth 1 ! -path "$new" -exec rm -rf {} +
+    remove_others "$new"
 }
 
 # Goes back from a version that does not become ready, and ends.
@@ -335,14 +358,14 @@ start_old_version() {
 }
 
 join() {
-    local described=() before
-    before=$(systemctl is-active fernd-agent || true)
+    local described=() ran
     [[ -z $description ]] || described=(--description "$description")
+    ran=$(units_that_are 'active|reloading|activating' | grep fernd-agent || true)
+    [[ -z $ran ]] || say "stopping $ran, to join; running tasks may finish …"
     quietly systemctl stop fernd-agent
     # The token stands in the environment of a single command, not in its arguments, which everybody could read.
     FERND_NODE_JOIN_TOKEN=$token "$root/current/bin/fernd" agent join "$dispatcher" --data-dir "$state" "${described[@]}" >&2 || {
-        # A node that it was before it still is.
-        [[ $before == inactive ]] || systemctl start --no-block fernd-agent
+        [[ -z $ran ]] || systemctl start --no-block fernd-agent # the node that it was
         fail "this machine could not join: mend what it says above, and run this again"
     }
     quietly systemctl enable fernd-agent
@@ -357,18 +380,19 @@ serve() {
     say "its token is in $state/api-token; 'fernd node join-token' makes tokens for nodes"
 }
 
-# Containers and networks of this node that are left because the agent could not end by itself.
+# What this node has on the engine and an agent that was killed could not remove.
 remove_containers() {
-    local id
-    [[ -f $state/node.json ]] && command -v docker >/dev/null || return 0
-    id=$(sed -n 's/.*"id": *"\([0-9a-f-]*\)".*/\1/p' "$state/node.json")
-    [[ -n $id ]] || return 0
-    if ! docker version >/dev/null 2>&1; then
-        say "the engine does not answer: containers with the label fernd.node=$id may be left on it"
-        return 0
-    fi
-    docker ps --all --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
-    docker network ls --quiet --filter "label=fernd.node=$id" | xargs --no-run-if-empty docker network rm >/dev/null
+    [[ -f $state/node.json && -x $root/current/bin/fernd ]] || return 0
+    # Without the settings: they may be wrong, and it needs none.
+    "$root/current/bin/fernd" agent gc --all --config /dev/null --data-dir "$state" >/dev/null ||
+        say "containers with the label fernd.node may be left on the engine"
+}
+
+# Removes the services' user, unless it is somebody's who was here before.
+remove_user() {
+    [[ $(getent passwd fernd | cut --delimiter : --fields 6,7) == "$state:/usr/sbin/nologin" ]] || return 0
+    quietly userdel fernd
+    if getent group fernd >/dev/null; then quietly groupdel fernd; fi
 }
 
 remove() {
@@ -388,8 +412,7 @@ remove() {
         return # the package's own scripts say the rest
     elif [[ -n $purge ]]; then
         rm -rf "$state" "$settings"
-        if getent passwd fernd >/dev/null; then quietly userdel fernd; fi
-        if getent group fernd >/dev/null; then quietly groupdel fernd; fi
+        remove_user
         say "removed, with settings and data"
     else
         say "removed; $state and $settings are kept, --uninstall --purge removes them too"
@@ -407,7 +430,10 @@ main() {
     wheels=$(find_wheels)
     ensure_python
     [[ $dispatcher != https:* || -e /etc/ssl/certs/ca-certificates.crt ]] || ensure_packages ca-certificates
-    [[ -n $packaged || (-z $dispatcher && ! -f $state/node.json) ]] || ensure_engine
+    if [[ -n $dispatcher ]]; then # an upgrade starts no engine that somebody has stopped
+        ensure_engine
+        ensure_group
+    fi
     install_version "$wheels"
     [[ -z $serve ]] || serve
     [[ -z $dispatcher ]] || join

@@ -69,7 +69,8 @@ def test_each_open_right_is_explained() -> None:
 @needs("shellcheck")
 def test_scripts_are_sound() -> None:
     """No script has what shellcheck warns of."""
-    scripts = [*ROOT.glob("deploy/**/*.sh"), *(ROOT / "deploy/deb" / name for name in ("postinst", "prerm", "postrm"))]
+    names = ("preinst", "postinst", "prerm", "postrm")
+    scripts = [*ROOT.glob("deploy/**/*.sh"), *(ROOT / "deploy/deb" / name for name in names)]
     run("shellcheck", *map(str, scripts))
 
 
