@@ -71,6 +71,14 @@ def bundle() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def packages(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The package of this tree and one of a later version, where machines find them."""
+    work = tmp_path_factory.mktemp("packages")
+    build.package(work).rename(bundle / "fernd.deb")
+    build.later_package(work, "0.1.1").rename(bundle / "later.deb")
+
+
+@pytest.fixture(scope="session")
 def function_image() -> Iterator[str]:
     """A function that answers with its input, and sleeps when it is told to."""
     with tempfile.TemporaryDirectory() as context:

@@ -28,3 +28,18 @@ def test_from_nothing(bundle: Path, measured: Callable[[str, object], None]) -> 
         measured("to a node, engine installed on the way (install.sh --dispatcher --token)", time.monotonic() - begun)
         node.add_function(machine)
         assert node.invoke(machine, "from nothing") == "from nothing"
+
+
+@pytest.mark.usefixtures("function_image", "packages")
+def test_from_nothing_by_the_package(bundle: Path, measured: Callable[[str, object], None]) -> None:
+    """The package's dependencies bring Python and the engine."""
+    with Machine(root_image("bare", BARE), "bridge", {bundle: "/bundle:ro"}) as machine:
+        machine.run("apt-get --quiet update")
+        begun = time.monotonic()
+        machine.run("apt install --yes /bundle/fernd.deb")
+        measured("bare Debian to the program and an engine (apt install ./fernd.deb)", time.monotonic() - begun)
+        machine.run("systemctl enable --now fernd-dispatcher")
+        token = node.join_token(machine)
+        machine.run(f"fernd agent join http://127.0.0.1:7070 --token {token} && systemctl enable --now fernd-agent")
+        node.add_function(machine)
+        assert node.invoke(machine, "from nothing") == "from nothing"

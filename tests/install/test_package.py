@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.install import build, node
+from tests.install import node
 from tests.install.machine import PREPARED, Failed, Machine, root_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.install, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def packages(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The package of this tree and one of a later version, where machines find them."""
-    work = tmp_path_factory.mktemp("packages")
-    build.package(work).rename(bundle / "fernd.deb")
-    build.later_package(work, "0.1.1").rename(bundle / "later.deb")
 
 
 @pytest.mark.usefixtures("function_image", "packages")
