@@ -204,6 +204,13 @@ build() {
 
 running_version() { readlink --canonicalize-existing "$root/current" 2>/dev/null || true; }
 
+# Puts the file $1 in the place $2, whole or not at all: an empty unit, as a full disk leaves one, is a masked one.
+place() {
+    if cmp --quiet "$1" "$2"; then return; fi
+    install -D -m 644 "$1" "$2.new" || { rm -f "$2.new" && return 1; }
+    mv "$2.new" "$2"
+}
+
 # Makes the version in the directory $1 the one that runs from the next start on.
 switch_to() {
     local version=$1 unit
@@ -211,10 +218,10 @@ switch_to() {
     mv --no-target-directory "$root/current.new" "$root/current"
     if [[ -z $packaged ]]; then
         for unit in "${units[@]}"; do
-            install -m 644 "$version/share/fernd/systemd/$unit" "$unit_dir/$unit"
+            place "$version/share/fernd/systemd/$unit" "$unit_dir/$unit"
         done
-        install -D -m 644 "$version/share/fernd/systemd/fernd.sysusers" /etc/sysusers.d/fernd.conf
-        install -D -m 644 "$version/share/fernd/systemd/fernd.tmpfiles" /etc/tmpfiles.d/fernd.conf
+        place "$version/share/fernd/systemd/fernd.sysusers" /etc/sysusers.d/fernd.conf
+        place "$version/share/fernd/systemd/fernd.tmpfiles" /etc/tmpfiles.d/fernd.conf
         mkdir -p "$(dirname "$command")"
         ln --symbolic --force --no-target-directory "$root/current/bin/fernd" "$command"
     fi
