@@ -102,7 +102,7 @@ ensure_packages() {
     export DEBIAN_FRONTEND=noninteractive
     # A machine that has just booted may be busy with upgrades of its own.
     local apt=(apt-get --quiet --option DPkg::Lock::Timeout=300)
-    quietly "${apt[@]}" update || say "apt-get update failed; trying with the package lists at hand"
+    quietly "${apt[@]}" --option APT::Update::Error-Mode=any update || say "apt-get update failed; trying with the package lists at hand"
     quietly "${apt[@]}" --yes install --no-install-recommends "${missing[@]}" ||
         fail "${missing[*]} could not be installed: see the lines above, mend them, and run this again"
 }
@@ -197,7 +197,8 @@ build() {
     # Where all of it lies beside the wheel nobody is asked for it.
     quietly "${pip[@]}" --no-index "${sources[@]}" "$fernd$extras" 2>/dev/null ||
         quietly "${pip[@]}" "${sources[@]}" "$fernd$extras" ||
-        fail "fernd could not be installed from $wheels: see the lines above"
+        fail "fernd could not be installed from $wheels: see the lines above; they must be wheels for" \
+            "$(dpkg --print-architecture) and $("$python" --version)"
     "$target/bin/fernd" --version >/dev/null
     fingerprint "$wheels" >"$target/made-from"
 }
