@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 def draw(what: str, against: str, lines: Sequence[Line]) -> str:
-    """Draw lines that are labelled at their ends.
+    """Draw lines that are labelled at their ends, and above it where others go on to the right.
 
     Args:
         what: What the upright axis shows.
@@ -57,8 +57,9 @@ def draw(what: str, against: str, lines: Sequence[Line]) -> str:
     parts.append(
         f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle" fill="#333333">{escape(against)}</text>'
     )
-    labels = _apart([place(*line.points[-1])[1] for line in lines])
-    parts += [_line(line, colour, place, y) for line, colour, y in zip(lines, COLOURS, labels, strict=False)]
+    at_edge = [line for line in lines if line.points[-1][0] == xs[-1]]
+    labels = dict(zip(map(id, at_edge), _apart([place(*line.points[-1])[1] for line in at_edge]), strict=True))
+    parts += [_line(line, colour, place, labels.get(id(line))) for line, colour in zip(lines, COLOURS, strict=False)]
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -71,13 +72,17 @@ def _apart(ends: Sequence[float]) -> list[float]:
     return [placed[index] for index in range(len(ends))]
 
 
-def _line(line: Line, colour: str, place: object, label: float) -> str:
+def _line(line: Line, colour: str, place: object, label: float | None) -> str:
     assert callable(place)
     places = [place(x, y) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places)
-    x, _ = places[-1]
+    x, y = places[-1]
+    if label is None:
+        where = f'x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle"'
+    else:
+        where = f'x="{x + 8:.1f}" y="{label + 4:.1f}"'
     return (
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>{dots}'
-        f'<text x="{x + 8:.1f}" y="{label + 4:.1f}" fill="{colour}">{escape(line.name)}</text>'
+        f'<text {where} fill="{colour}">{escape(line.name)}</text>'
     )
