@@ -40,7 +40,7 @@ bench: setup base-image ## the benches: a table of targets and measured, and var
 fleet: setup ## ten thousand simulated nodes, a herd, and offers with a million tasks waiting: table, var/fleet.json, var/offers.svg
 	@$(BIN)/python -m benches offers fleet --json var/fleet.json
 
-fleet-faults: setup test-tools ## thousands of simulated nodes on two dispatchers over PostgreSQL, one fault after the other, each audited
+fleet-faults: setup test-tools ## ten thousand simulated nodes on two dispatchers over PostgreSQL, one fault after the other, each audited
 	@$(BIN)/python -m benches fleet_faults --json var/faults.json
 
 fuzz: setup ## many requests made from the description of the API, against it: EXAMPLES=200 of each kind, SEED= repeats

@@ -5,7 +5,7 @@ do not give up; nodes know both dispatchers, a tenth of them over links that can
 After each fault all nodes must be back, and every task that a caller was given an id for must have its own answer,
 recorded under one lease.
 
-    python -m benches.fleet_faults [--nodes 4000] [--rate 60] [--seconds 12]
+    python -m benches.fleet_faults [--nodes 10000] [--rate 200] [--seconds 12]
 
 measures with other settings than `python -m benches fleet_faults`.
 """
@@ -219,7 +219,7 @@ async def measure(
     return found
 
 
-async def run(details: dict[str, Any], nodes: int = 4000, rate: float = 60.0, seconds: float = 12.0) -> list[Figure]:
+async def run(details: dict[str, Any], nodes: int = 10_000, rate: float = 200.0, seconds: float = 12.0) -> list[Figure]:
     """Measure."""
     details.update({"nodes": nodes, "rate": rate}, faults=await measure(nodes, rate, seconds))
     figures = []
@@ -235,8 +235,8 @@ async def run(details: dict[str, Any], nodes: int = 4000, rate: float = 60.0, se
 def main() -> None:
     """Read the arguments, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=60.0, help="tasks a second")
+    parser.add_argument("--nodes", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, default=200.0, help="tasks a second")
     parser.add_argument("--seconds", type=float, default=12.0, help="how long the load goes on around a fault")
     asked = parser.parse_args()
     print(table(asyncio.run(run({}, asked.nodes, asked.rate, asked.seconds))))
